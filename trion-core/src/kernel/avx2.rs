@@ -1,0 +1,278 @@
+//! x86-64 with AVX2 and F16C, and the same with AVX-VNNI.
+//!
+//! Without VNNI products are summed in 16 bits. `maddubs` gives at most 2 * 2 * 128 = 512 in magnitude, and a block of
+//! 16 columns adds four of these to each 16-bit lane, so fifteen blocks stay within 30,720: nothing saturates or wraps
+//! before the sums move on to 32 bits.
+
+#![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // every load and store is of the unaligned form
+
+use core::arch::x86_64::*;
+
+use super::Op;
+use super::vector::{Simd, Vector};
+use crate::numeric::{LANES, ROUND};
+use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+
+/// Blocks of 16 columns whose products a 16-bit lane can hold.
+const BLOCKS_PER_FLUSH: usize = 15;
+
+/// Proof that the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
+#[derive(Debug, Clone, Copy)]
+pub struct Avx2<const VNNI: bool>(());
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// The proof, if this CPU can give it.
+    pub(super) fn new() -> Option<Self> {
+        let features = super::detect::features();
+        (features.avx2 && (!VNNI || features.avx_vnni)).then_some(Self(()))
+    }
+
+    /// Runs an operation compiled for this instruction set.
+    pub(super) fn run<O: Op>(self, op: O) -> O::Output {
+        #[target_feature(enable = "avx2,f16c")]
+        fn plain<O: Op>(op: O) -> O::Output {
+            op.run(Avx2::<false>(()))
+        }
+        #[target_feature(enable = "avx2,f16c,avxvnni")]
+        fn vnni<O: Op>(op: O) -> O::Output {
+            op.run(Avx2::<true>(()))
+        }
+        if VNNI {
+            // SAFETY: `self` proves AVX2, F16C and AVX-VNNI.
+            unsafe { vnni(op) }
+        } else {
+            // SAFETY: `self` proves AVX2 and F16C.
+            unsafe { plain(op) }
+        }
+    }
+}
+
+/// 32 lanes in four registers, made by [`Avx2`] alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Lanes([__m256; 4]);
+
+impl Lanes {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(__m256, __m256) -> __m256) -> Self {
+        let ([a, b, c, d], [e, g, h, i]) = (self.0, other.0);
+        Lanes([f(a, e), f(b, g), f(c, h), f(d, i)])
+    }
+}
+
+impl Vector for Lanes {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        // SAFETY: only code that holds the proof of this instruction set names this type.
+        Lanes([unsafe { _mm256_set1_ps(value) }; 4])
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_add_ps(a, b) })
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_sub_ps(a, b) })
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_mul_ps(a, b) })
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_div_ps(a, b) })
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_max_ps(a, b) })
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(other, |a, b| unsafe { _mm256_min_ps(a, b) })
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(self, |a, _| unsafe { _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fff_ffff))) })
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        // SAFETY: `self` was made with the proof of this instruction set.
+        self.zip(self, |a, _| unsafe {
+            let biased = _mm256_add_epi32(_mm256_castps_si256(a), _mm256_set1_epi32(127));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<23>(biased))
+        })
+    }
+}
+
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    type V = Lanes;
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Lanes {
+        let p = from.as_ptr();
+        // SAFETY: four registers of 8 floats are the 32 floats of `from`; `self` proves AVX.
+        Lanes([0, 8, 16, 24].map(|i| unsafe { _mm256_loadu_ps(p.add(i)) }))
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> Lanes {
+        let p = from.as_ptr();
+        // SAFETY: each load reads 8 of the 32 numbers of `from`; `self` proves F16C.
+        Lanes([0, 8, 16, 24].map(|i| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.add(i).cast())) }))
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
+        let p = from.as_ptr();
+        // SAFETY: each load reads 8 of the 32 numbers of `from`; `self` proves AVX2.
+        Lanes([0, 8, 16, 24].map(|i| unsafe {
+            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i).cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+        }))
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
+        let p = from.as_ptr();
+        // SAFETY: each load reads 8 of the 32 bytes of `from`; `self` proves AVX2.
+        Lanes([0, 8, 16, 24].map(|i| unsafe {
+            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(i).cast())))
+        }))
+    }
+    #[inline(always)]
+    fn store(self, v: Lanes, to: &mut [f32; LANES]) {
+        let p = to.as_mut_ptr();
+        for (i, part) in v.0.into_iter().enumerate() {
+            // SAFETY: four registers of 8 floats are the 32 floats of `to`; `self` proves AVX.
+            unsafe { _mm256_storeu_ps(p.add(8 * i), part) };
+        }
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Lanes, to: &mut [u16; LANES]) {
+        let p = to.as_mut_ptr();
+        for (i, part) in v.0.into_iter().enumerate() {
+            // SAFETY: each store writes 8 of the 32 numbers of `to`; `self` proves F16C.
+            unsafe { _mm_storeu_si128(p.add(8 * i).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(part)) };
+        }
+    }
+    #[inline(always)]
+    fn store_rounded(self, v: Lanes, to: &mut [i8; LANES]) {
+        // SAFETY: the store writes the 32 bytes of `to`; `self` proves AVX2.
+        unsafe {
+            let base = _mm256_set1_epi32(ROUND.to_bits() as i32);
+            let [a, b, c, d] = v.0.map(|part| _mm256_sub_epi32(_mm256_castps_si256(part), base));
+            // Packing works within 128-bit halves; the permutation puts groups of four bytes back in order.
+            let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+            let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), ordered);
+        }
+    }
+    #[inline(always)]
+    fn sum(self, v: Lanes) -> f32 {
+        let [a, b, c, d] = v.0;
+        // SAFETY: `self` proves AVX.
+        unsafe {
+            let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    fn largest(self, v: Lanes) -> f32 {
+        let [a, b, c, d] = v.0;
+        // SAFETY: `self` proves AVX.
+        unsafe {
+            let eight = _mm256_max_ps(_mm256_max_ps(a, c), _mm256_max_ps(b, d));
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+
+    #[inline(always)]
+    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for four tokens.
+        let (fours, rest) = x.as_chunks::<4>();
+        let (fours_sums, rest_sums) = sums.as_chunks_mut::<4>();
+        for (x, sums) in fours.iter().zip(fours_sums) {
+            for group in 0..TILE_ROWS / 8 {
+                self.ternary_groups::<1, 4>(tile, group, *x, sums);
+            }
+        }
+        for (x, sums) in rest.iter().zip(rest_sums) {
+            self.ternary_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
+        }
+    }
+}
+
+impl<const VNNI: bool> Avx2<VNNI> {
+    /// [`Simd::ternary_tile`] for the G groups of 8 rows that begin at group `first`.
+    #[inline(always)]
+    fn ternary_groups<const G: usize, const T: usize>(
+        self,
+        tile: &[u8],
+        first: usize,
+        x: [&[i8]; T],
+        sums: &mut [[i32; TILE_ROWS]; T],
+    ) {
+        debug_assert!(first + G <= TILE_ROWS / 8);
+        let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
+        // SAFETY: block b < blocks lies within `tile` (128 bytes each, of which group g < 4 is bytes 32 g to 32 g + 31)
+        // and within every x (16 bytes each); each store writes 8 of the 32 sums of a token; `self` proves AVX2, and
+        // AVX-VNNI where VNNI is set.
+        unsafe {
+            let low_bits = _mm256_set1_epi8(3);
+            let ones = _mm256_set1_epi16(1);
+            let mut wide = [[_mm256_setzero_si256(); G]; T];
+            let mut from = 0;
+            while from < blocks {
+                let to = if VNNI { blocks } else { blocks.min(from + BLOCKS_PER_FLUSH) };
+                let mut narrow = [[_mm256_setzero_si256(); G]; T];
+                for b in from..to {
+                    let weights = tile.as_ptr().add(b * BLOCK_BYTES + 32 * first);
+                    let mut packed = [_mm256_setzero_si256(); G];
+                    for (g, packed) in packed.iter_mut().enumerate() {
+                        *packed = _mm256_loadu_si256(weights.add(32 * g).cast());
+                    }
+                    for j in 0..4 {
+                        for t in 0..T {
+                            let word = x[t].as_ptr().add(b * BLOCK_COLS + 4 * j).cast::<i32>().read_unaligned();
+                            let activations = _mm256_set1_epi32(word);
+                            for g in 0..G {
+                                let codes = _mm256_and_si256(packed[g], low_bits);
+                                if VNNI {
+                                    wide[t][g] = _mm256_dpbusd_avx_epi32(wide[t][g], codes, activations);
+                                } else {
+                                    let pairs = _mm256_maddubs_epi16(codes, activations);
+                                    narrow[t][g] = _mm256_add_epi16(narrow[t][g], pairs);
+                                }
+                            }
+                        }
+                        for packed in &mut packed {
+                            *packed = _mm256_srli_epi16::<2>(*packed);
+                        }
+                    }
+                }
+                if !VNNI {
+                    for t in 0..T {
+                        for g in 0..G {
+                            let quads = _mm256_madd_epi16(narrow[t][g], ones);
+                            wide[t][g] = _mm256_add_epi32(wide[t][g], quads);
+                        }
+                    }
+                }
+                from = to;
+            }
+            for t in 0..T {
+                for g in 0..G {
+                    let to = sums[t].as_mut_ptr().add(8 * (first + g));
+                    _mm256_storeu_si256(to.cast(), wide[t][g]);
+                }
+            }
+        }
+    }
+}

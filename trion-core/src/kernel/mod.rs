@@ -1,0 +1,131 @@
+//! Instruction sets, each in its own file, behind one dispatch.
+//!
+//! Operations are written once, over the 32 lanes of [`vector::Simd`], and compiled for each instruction set by
+//! [`Kernel::run`]. This directory is the only place of the crate with `unsafe` code.
+
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod avx512;
+#[allow(unsafe_code)]
+pub(crate) mod bands;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod detect;
+mod scalar;
+mod vector;
+
+use scalar::Scalar;
+pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, padded};
+
+/// The instruction sets that have a kernel, from the slowest to the fastest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Isa {
+    /// Plain Rust, on every machine.
+    Scalar,
+    /// AVX2 and F16C.
+    Avx2,
+    /// AVX2 and F16C with the 256-bit VNNI instructions.
+    AvxVnni,
+    /// AVX-512 F, BW and VNNI.
+    Avx512,
+}
+
+impl Isa {
+    /// All of them, from the slowest to the fastest.
+    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+
+    /// A name for people and for options.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Avx2 => "avx2",
+            Isa::AvxVnni => "avx-vnni",
+            Isa::Avx512 => "avx512",
+        }
+    }
+}
+
+/// An instruction set that this CPU has: what every computation runs on. All give the same bits.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel(Proof);
+
+#[derive(Debug, Clone, Copy)]
+enum Proof {
+    Scalar(Scalar),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2<false>),
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni(avx2::Avx2<true>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Kernel {
+    /// The kernel for an instruction set, or `None` where this CPU lacks it.
+    pub fn new(isa: Isa) -> Option<Self> {
+        match isa {
+            Isa::Scalar => Some(Kernel(Proof::Scalar(Scalar))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::new().map(|proof| Kernel(Proof::Avx2(proof))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx2::Avx2::new().map(|proof| Kernel(Proof::AvxVnni(proof))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512::Avx512::new().map(|proof| Kernel(Proof::Avx512(proof))),
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => None,
+        }
+    }
+
+    /// The fastest kernel of this CPU.
+    pub fn detect() -> Self {
+        let fastest = Isa::ALL.iter().rev().find_map(|isa| Self::new(*isa));
+        fastest.unwrap_or(Kernel(Proof::Scalar(Scalar)))
+    }
+
+    /// The kernels of this CPU, from the slowest to the fastest.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Isa::ALL.into_iter().filter_map(Self::new)
+    }
+
+    /// The instruction set.
+    pub const fn isa(self) -> Isa {
+        match self.0 {
+            Proof::Scalar(_) => Isa::Scalar,
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(_) => Isa::Avx2,
+            #[cfg(target_arch = "x86_64")]
+            Proof::AvxVnni(_) => Isa::AvxVnni,
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(_) => Isa::Avx512,
+        }
+    }
+
+    /// Runs an operation, compiled for this instruction set.
+    #[inline]
+    pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
+        match self.0 {
+            Proof::Scalar(proof) => op.run(proof),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx2(proof) => proof.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Proof::AvxVnni(proof) => proof.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(proof) => proof.run(op),
+        }
+    }
+}
+
+/// An operation written over any instruction set.
+///
+/// `run` and everything that it calls must be `#[inline(always)]`, so that it is compiled with the features of the
+/// kernel that runs it.
+pub(crate) trait Op {
+    /// What the operation gives.
+    type Output;
+    /// Does the work.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}

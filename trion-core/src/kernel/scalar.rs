@@ -1,0 +1,137 @@
+//! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with.
+
+use super::vector::{Simd, Vector};
+use crate::numeric::{self, LANES};
+use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+
+/// The instruction set that every CPU has.
+#[derive(Debug, Clone, Copy)]
+pub struct Scalar;
+
+/// 32 lanes in an array.
+#[derive(Debug, Clone, Copy)]
+pub struct Lanes([f32; LANES]);
+
+impl Lanes {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
+        let mut lanes = self.0;
+        for (a, b) in lanes.iter_mut().zip(other.0) {
+            *a = f(*a, b);
+        }
+        Lanes(lanes)
+    }
+
+    #[inline(always)]
+    fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut lanes = self.0;
+        let mut half = LANES / 2;
+        while half > 0 {
+            let (low, high) = lanes.split_at_mut(half);
+            for (a, b) in low.iter_mut().zip(high) {
+                *a = f(*a, *b);
+            }
+            half /= 2;
+        }
+        lanes[0]
+    }
+}
+
+impl Vector for Lanes {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Lanes([value; LANES])
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, |a, b| a - b)
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self.zip(other, |a, b| a * b)
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self.zip(other, |a, b| a / b)
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, Vector::max)
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        self.zip(other, Vector::min)
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        Lanes(self.0.map(Vector::abs))
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        Lanes(self.0.map(Vector::power_of_two))
+    }
+}
+
+impl Simd for Scalar {
+    type V = Lanes;
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Lanes {
+        Lanes(*from)
+    }
+    #[inline(always)]
+    fn load_f16(self, from: &[u16; LANES]) -> Lanes {
+        Lanes(from.map(numeric::f16_to_f32))
+    }
+    #[inline(always)]
+    fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
+        Lanes(from.map(numeric::bf16_to_f32))
+    }
+    #[inline(always)]
+    fn load_i8(self, from: &[i8; LANES]) -> Lanes {
+        Lanes(from.map(f32::from))
+    }
+    #[inline(always)]
+    fn store(self, v: Lanes, to: &mut [f32; LANES]) {
+        *to = v.0;
+    }
+    #[inline(always)]
+    fn store_f16(self, v: Lanes, to: &mut [u16; LANES]) {
+        *to = v.0.map(numeric::f32_to_f16);
+    }
+    #[inline(always)]
+    fn store_rounded(self, v: Lanes, to: &mut [i8; LANES]) {
+        *to = v.0.map(|lane| lane.to_bits() as i8);
+    }
+    #[inline(always)]
+    fn sum(self, v: Lanes) -> f32 {
+        v.fold(|a, b| a + b)
+    }
+    #[inline(always)]
+    fn largest(self, v: Lanes) -> f32 {
+        v.fold(Vector::max)
+    }
+
+    #[inline(always)]
+    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        for (x, sums) in x.iter().zip(sums) {
+            *sums = [0; TILE_ROWS];
+            for (block, x) in tile.as_chunks::<BLOCK_BYTES>().0.iter().zip(x.as_chunks::<BLOCK_COLS>().0) {
+                for (word, sum) in block.as_chunks::<4>().0.iter().zip(&mut *sums) {
+                    // Byte e holds columns e, 4 + e, 8 + e and 12 + e, low bits first.
+                    let mut total = 0;
+                    for (e, byte) in word.iter().enumerate() {
+                        for j in 0..4 {
+                            total += i32::from((byte >> (2 * j)) & 3) * i32::from(x[4 * j + e]);
+                        }
+                    }
+                    *sum = sum.wrapping_add(total);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What an instruction set has to offer: 32 float lanes, conversions into them, and the ternary tile.
+
+use crate::numeric::LANES;
+use crate::ternary::TILE_ROWS;
+
+/// Floats that are computed side by side; every operation acts on each lane and rounds once.
+pub trait Vector: Copy {
+    /// The same value in every lane.
+    fn splat(value: f32) -> Self;
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self * other`.
+    fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    fn div(self, other: Self) -> Self;
+    /// `self` where it is greater than `other`, otherwise `other`: a NaN in either gives `other`.
+    fn max(self, other: Self) -> Self;
+    /// `self` where it is less than `other`, otherwise `other`: a NaN in either gives `other`.
+    fn min(self, other: Self) -> Self;
+    /// The magnitude.
+    fn abs(self) -> Self;
+    /// 2^n for lanes of the form `ROUND + n`, -126 <= n <= 127.
+    fn power_of_two(self) -> Self;
+}
+
+impl Vector for f32 {
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        value
+    }
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self + other
+    }
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self - other
+    }
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        self * other
+    }
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        self / other
+    }
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        if self > other { self } else { other }
+    }
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        if self < other { self } else { other }
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        f32::from_bits(self.to_bits() & 0x7fff_ffff)
+    }
+    #[inline(always)]
+    fn power_of_two(self) -> Self {
+        f32::from_bits(self.to_bits().wrapping_add(127) << 23)
+    }
+}
+
+/// An instruction set. A value of such a type exists only on a CPU that has it.
+pub trait Simd: Copy {
+    /// 32 lanes.
+    type V: Vector;
+
+    /// 32 floats.
+    fn load(self, from: &[f32; LANES]) -> Self::V;
+    /// 32 half-precision numbers.
+    fn load_f16(self, from: &[u16; LANES]) -> Self::V;
+    /// 32 bfloat16 numbers.
+    fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
+    /// 32 small integers.
+    fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// Writes 32 floats.
+    fn store(self, v: Self::V, to: &mut [f32; LANES]);
+    /// Rounds to half precision, half to even.
+    fn store_f16(self, v: Self::V, to: &mut [u16; LANES]);
+    /// Writes the integers n of lanes of the form `ROUND + n`, -128 <= n <= 127.
+    fn store_rounded(self, v: Self::V, to: &mut [i8; LANES]);
+    /// The sum of the lanes, folded in halves: 16, 8, 4, 2, 1.
+    fn sum(self, v: Self::V) -> f32;
+    /// The largest lane, folded in the same way.
+    fn largest(self, v: Self::V) -> f32;
+
+    /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile.
+    ///
+    /// `tile` holds `blocks` blocks of 128 bytes (see [`crate::ternary`]); each `x[t]` holds at least `16 * blocks`
+    /// activations. Sums wrap at 32 bits.
+    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
+}
+
+/// The first 32 elements, filled up with zeros.
+#[inline(always)]
+pub(crate) fn padded<T: Copy + Default>(from: &[T]) -> [T; LANES] {
+    let mut lanes = [T::default(); LANES];
+    for (lane, value) in lanes.iter_mut().zip(from) {
+        *lane = *value;
+    }
+    lanes
+}
+
+/// A number format of stored weights.
+pub trait Format: Copy {
+    /// How one number is stored.
+    type Bits: bytemuck::Pod + Default + Send + Sync;
+
+    /// 32 numbers.
+    fn load<S: Simd>(simd: S, from: &[Self::Bits; LANES]) -> S::V;
+}
+
+/// A number format that the cache is written in.
+pub trait CacheFormat: Format {
+    /// Writes 32 numbers, rounded half to even.
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self::Bits; LANES]);
+}
+
+/// Single precision.
+#[derive(Debug, Clone, Copy)]
+pub struct F32;
+/// Half precision.
+#[derive(Debug, Clone, Copy)]
+pub struct F16;
+/// bfloat16.
+#[derive(Debug, Clone, Copy)]
+pub struct Bf16;
+/// Small integers; their scale is applied elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct I8;
+
+impl Format for F32 {
+    type Bits = f32;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[f32; LANES]) -> S::V {
+        simd.load(from)
+    }
+}
+
+impl Format for F16 {
+    type Bits = u16;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[u16; LANES]) -> S::V {
+        simd.load_f16(from)
+    }
+}
+
+impl Format for Bf16 {
+    type Bits = u16;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[u16; LANES]) -> S::V {
+        simd.load_bf16(from)
+    }
+}
+
+impl Format for I8 {
+    type Bits = i8;
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, from: &[i8; LANES]) -> S::V {
+        simd.load_i8(from)
+    }
+}
+
+impl CacheFormat for F32 {
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [f32; LANES]) {
+        simd.store(v, to);
+    }
+}
+
+impl CacheFormat for F16 {
+    #[inline(always)]
+    fn store<S: Simd>(simd: S, v: S::V, to: &mut [u16; LANES]) {
+        simd.store_f16(v, to);
+    }
+}

@@ -1,0 +1,291 @@
+//! Weight matrices of either kind, multiplied tile by tile, and the norm that some checkpoints put before them.
+
+use crate::Error;
+use crate::kernel::{Bf16, F16, F32, Format, I8, Simd, Vector, padded};
+use crate::numeric::LANES;
+use crate::quant::ActivationScale;
+use crate::ternary::{TILE_ROWS, TernaryMatrix};
+
+/// The numbers of a float matrix, row by row.
+#[derive(Debug, Clone, Copy)]
+pub enum FloatData<'w> {
+    /// Single precision.
+    F32(&'w [f32]),
+    /// Half-precision bits.
+    F16(&'w [u16]),
+    /// bfloat16 bits.
+    Bf16(&'w [u16]),
+    /// Small integers, and a multiplier for each row.
+    I8 {
+        /// `[rows, cols]`.
+        values: &'w [i8],
+        /// `[rows]`.
+        scales: &'w [f32],
+    },
+}
+
+/// A float weight matrix `[rows, cols]` in borrowed memory: embeddings, heads, and projections that stay float.
+#[derive(Debug, Clone, Copy)]
+pub struct FloatMatrix<'w> {
+    rows: usize,
+    cols: usize,
+    data: FloatData<'w>,
+}
+
+impl<'w> FloatMatrix<'w> {
+    /// Borrows a matrix `[rows, cols]`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] when the data does not fit the shape, [`Error::NotFinite`] for a bad row scale.
+    pub fn new(rows: usize, cols: usize, data: FloatData<'w>) -> Result<Self, Error> {
+        let found = match data {
+            FloatData::F32(values) => values.len(),
+            FloatData::F16(bits) | FloatData::Bf16(bits) => bits.len(),
+            FloatData::I8 { values, scales } => {
+                if scales.len() != rows {
+                    return Err(Error::Length { tensor: "row scales", found: scales.len(), expected: rows });
+                }
+                if scales.iter().any(|scale| !scale.is_finite()) {
+                    return Err(Error::NotFinite { tensor: "row scales", layer: None });
+                }
+                values.len()
+            }
+        };
+        let expected = rows.saturating_mul(cols);
+        if found != expected {
+            return Err(Error::Length { tensor: "float matrix", found, expected });
+        }
+        Ok(FloatMatrix { rows, cols, data })
+    }
+
+    /// The numbers.
+    pub const fn data(&self) -> FloatData<'w> {
+        self.data
+    }
+
+    /// Products of the rows of tile `tile` with T tokens: `y[t][row]`. Rows beyond the matrix are left as they are.
+    #[inline(always)]
+    fn tile_product<S: Simd, const T: usize>(
+        &self,
+        simd: S,
+        tile: usize,
+        x: [&[f32]; T],
+        y: &mut [[f32; TILE_ROWS]; T],
+    ) {
+        let first = tile * TILE_ROWS;
+        let rows = TILE_ROWS.min(self.rows.saturating_sub(first));
+        match self.data {
+            FloatData::F32(w) => rows_product::<S, F32, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
+            FloatData::F16(w) => rows_product::<S, F16, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
+            FloatData::Bf16(w) => rows_product::<S, Bf16, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
+            FloatData::I8 { values, scales } => {
+                rows_product::<S, I8, T>(simd, self.cols, rows, values.get(first * self.cols..), x, y);
+                for y in y {
+                    for (y, scale) in y.iter_mut().zip(scales.iter().skip(first)) {
+                        *y *= scale;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The weights of a row, into `out` of `cols` elements.
+    #[inline(always)]
+    fn row<S: Simd>(&self, simd: S, row: usize, out: &mut [f32]) {
+        let start = row * self.cols;
+        match self.data {
+            FloatData::F32(w) => row_to_f32::<S, F32>(simd, w.get(start..), 1.0, out),
+            FloatData::F16(w) => row_to_f32::<S, F16>(simd, w.get(start..), 1.0, out),
+            FloatData::Bf16(w) => row_to_f32::<S, Bf16>(simd, w.get(start..), 1.0, out),
+            FloatData::I8 { values, scales } => {
+                let scale = scales.get(row).copied().unwrap_or(0.0);
+                row_to_f32::<S, I8>(simd, values.get(start..), scale, out);
+            }
+        }
+    }
+}
+
+/// `y[t][r]` = the dot product of row r of `weights` `[rows, cols]` with `x[t]` `[cols]`, in the contract's order.
+#[inline(always)]
+fn rows_product<S: Simd, F: Format, const T: usize>(
+    simd: S,
+    cols: usize,
+    rows: usize,
+    weights: Option<&[F::Bits]>,
+    x: [&[f32]; T],
+    y: &mut [[f32; TILE_ROWS]; T],
+) {
+    let weights = weights.unwrap_or(&[]);
+    let x = x.map(|x| x.as_chunks::<LANES>());
+    let tails = x.map(|(_, tail)| padded(tail));
+    for (r, row) in weights.chunks_exact(cols.max(1)).take(rows).enumerate() {
+        let (chunks, tail) = row.as_chunks::<LANES>();
+        let mut sums = [S::V::splat(0.0); T];
+        for (i, chunk) in chunks.iter().enumerate() {
+            let w = F::load(simd, chunk);
+            for (sum, (x, _)) in sums.iter_mut().zip(x) {
+                if let Some(x) = x.get(i) {
+                    *sum = sum.add(w.mul(simd.load(x)));
+                }
+            }
+        }
+        if !tail.is_empty() {
+            let w = F::load(simd, &padded(tail));
+            for (sum, x) in sums.iter_mut().zip(&tails) {
+                *sum = sum.add(w.mul(simd.load(x)));
+            }
+        }
+        for (y, sum) in y.iter_mut().zip(sums) {
+            y[r] = simd.sum(sum);
+        }
+    }
+}
+
+#[inline(always)]
+fn row_to_f32<S: Simd, F: Format>(simd: S, row: Option<&[F::Bits]>, scale: f32, out: &mut [f32]) {
+    let row = row.unwrap_or(&[]);
+    for (row, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
+        let mut lanes = [0.0; LANES];
+        simd.store(F::load(simd, &padded(row)).mul(S::V::splat(scale)), &mut lanes);
+        for (out, lane) in out.iter_mut().zip(lanes) {
+            *out = lane;
+        }
+    }
+}
+
+/// A weight matrix.
+#[derive(Debug, Clone, Copy)]
+pub enum Matrix<'w> {
+    /// Trits: activations are quantised to int8 first.
+    Ternary(TernaryMatrix<'w>),
+    /// Floats: activations are used as they are.
+    Float(FloatMatrix<'w>),
+}
+
+impl<'w> From<TernaryMatrix<'w>> for Matrix<'w> {
+    fn from(matrix: TernaryMatrix<'w>) -> Self {
+        Matrix::Ternary(matrix)
+    }
+}
+
+impl<'w> From<FloatMatrix<'w>> for Matrix<'w> {
+    fn from(matrix: FloatMatrix<'w>) -> Self {
+        Matrix::Float(matrix)
+    }
+}
+
+impl Matrix<'_> {
+    /// `[rows, cols]`.
+    pub const fn shape(&self) -> [usize; 2] {
+        match self {
+            Matrix::Ternary(m) => [m.rows(), m.cols()],
+            Matrix::Float(m) => [m.rows, m.cols],
+        }
+    }
+
+    /// Tiles of 32 rows.
+    pub(crate) const fn tiles(&self) -> usize {
+        self.shape()[0].div_ceil(TILE_ROWS)
+    }
+
+    /// The weights of a row as floats, into `out` of `cols` elements.
+    #[inline(always)]
+    pub(crate) fn row<S: Simd>(&self, simd: S, row: usize, out: &mut [f32]) {
+        match self {
+            Matrix::Ternary(m) => m.row(row, out),
+            Matrix::Float(m) => m.row(simd, row, out),
+        }
+    }
+
+    /// Calls `sink(token, y)` with the products of the rows of tile `tile`, for every token of `input`.
+    #[inline(always)]
+    pub(crate) fn tile_products<S: Simd>(
+        &self,
+        simd: S,
+        tile: usize,
+        input: &Input<'_>,
+        mut sink: impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) {
+        let mut token = 0;
+        while token < input.tokens {
+            // Eight tokens keep every register busy; a token's bits do not depend on how many go together.
+            token += match input.tokens - token {
+                8.. => self.some_products::<S, 8>(simd, tile, input, token, &mut sink),
+                4.. => self.some_products::<S, 4>(simd, tile, input, token, &mut sink),
+                2.. => self.some_products::<S, 2>(simd, tile, input, token, &mut sink),
+                _ => self.some_products::<S, 1>(simd, tile, input, token, &mut sink),
+            };
+        }
+    }
+
+    /// [`Matrix::tile_products`] for tokens `first` to `first + T - 1`; gives T.
+    #[inline(always)]
+    fn some_products<S: Simd, const T: usize>(
+        &self,
+        simd: S,
+        tile: usize,
+        input: &Input<'_>,
+        first: usize,
+        sink: &mut impl FnMut(usize, &[f32; TILE_ROWS]),
+    ) -> usize {
+        let mut y = [[0.0; TILE_ROWS]; T];
+        let tokens: [usize; T] = core::array::from_fn(|t| first + t);
+        match self {
+            Matrix::Ternary(m) => {
+                m.tile_product(simd, tile, tokens.map(|t| input.q(t)), tokens.map(|t| input.scales(t)), &mut y);
+            }
+            Matrix::Float(m) => m.tile_product(simd, tile, tokens.map(|t| input.x(t)), &mut y),
+        }
+        for (t, y) in tokens.into_iter().zip(&y) {
+            sink(t, y);
+        }
+        T
+    }
+}
+
+/// A batch of activations: as floats `[tokens, cols]`, and quantised.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    /// Rows.
+    pub(crate) tokens: usize,
+    /// Floats in rows of `x_stride`.
+    pub(crate) x: &'a [f32],
+    /// Elements from row to row of `x`.
+    pub(crate) x_stride: usize,
+    /// Columns that hold data.
+    pub(crate) cols: usize,
+    /// Quantised values in rows of `q_stride`, zero beyond `cols`.
+    pub(crate) q: &'a [i8],
+    /// Elements from row to row of `q`; a multiple of 16.
+    pub(crate) q_stride: usize,
+    /// Scales in rows of `spans`.
+    pub(crate) scales: &'a [ActivationScale],
+    /// Scales of a row.
+    pub(crate) spans: usize,
+}
+
+impl Input<'_> {
+    #[inline(always)]
+    fn x(&self, token: usize) -> &[f32] {
+        self.x.get(token * self.x_stride..).and_then(|x| x.get(..self.cols)).unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    fn q(&self, token: usize) -> &[i8] {
+        self.q.get(token * self.q_stride..).and_then(|q| q.get(..self.q_stride)).unwrap_or(&[])
+    }
+
+    #[inline(always)]
+    fn scales(&self, token: usize) -> &[ActivationScale] {
+        self.scales.get(token * self.spans..).and_then(|s| s.get(..self.spans)).unwrap_or(&[])
+    }
+}
+
+/// A projection: a matrix, and the RMSNorm that checkpoints with `use_rms_norm` apply to its input.
+#[derive(Debug, Clone, Copy)]
+pub struct Linear<'w> {
+    /// The weights.
+    pub matrix: Matrix<'w>,
+    /// Weights of the norm `[cols]`.
+    pub norm: Option<&'w [f32]>,
+}

@@ -1,0 +1,70 @@
+//! The one error type of this crate: what was found, what was expected, and where.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between a file on disk and text on the screen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused to open, map, read or write a file.
+    #[error("{}: {source}", .file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A file is not what it claims to be: truncated, overlapping, the wrong type, shape or value.
+    #[error("{}: {place}: {message}", .file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// The tensor, key or header field in it.
+        place: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A file is well formed, but asks for something that Trion does not do.
+    #[error("{}: {place}: {message}", .file.display())]
+    Unsupported {
+        /// The file.
+        file: PathBuf,
+        /// The tensor, key or header field in it.
+        place: String,
+        /// What was asked for, and what is supported.
+        message: String,
+    },
+    /// The core refused a model, a session or a token.
+    #[error(transparent)]
+    Core(#[from] trion_core::Error),
+    /// Text could not be turned into tokens or back.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// A chat template does not compile or refused the conversation.
+    #[error("chat template: {0}")]
+    ChatTemplate(String),
+    /// An argument of a call is out of its range.
+    #[error("{0}")]
+    Argument(String),
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Io`] about `file`.
+    pub(crate) fn io(file: &Path, source: io::Error) -> Self {
+        Error::Io { file: file.to_owned(), source }
+    }
+
+    /// An [`Error::Malformed`] about `place` in `file`.
+    pub(crate) fn malformed(file: &Path, place: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Malformed { file: file.to_owned(), place: place.into(), message: message.into() }
+    }
+
+    /// An [`Error::Unsupported`] about `place` in `file`.
+    pub(crate) fn unsupported(file: &Path, place: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Unsupported { file: file.to_owned(), place: place.into(), message: message.into() }
+    }
+}
