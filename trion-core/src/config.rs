@@ -42,6 +42,8 @@ pub struct Config {
     pub rope_theta: f32,
     /// Activation of the MLP.
     pub hidden_act: Activation,
+    /// The smallest group of columns that has a scale of its own in any matrix; 0 where scales are per tensor.
+    pub activation_group: usize,
 }
 
 impl Config {
@@ -98,6 +100,8 @@ impl Config {
         for (field, eps) in [("rms_norm_eps", self.rms_norm_eps), ("projection_norm_eps", self.projection_norm_eps)] {
             check(field, f64::from(eps), (0.0..1.0).contains(&eps), "0 to 1")?;
         }
+        let group = self.activation_group;
+        check("activation_group", group as f64, group.is_multiple_of(16), "0 or a multiple of 16")?;
         let theta = self.rope_theta;
         check("rope_theta", f64::from(theta), theta.is_finite() && theta >= 1.0, "a finite number of at least 1")
     }

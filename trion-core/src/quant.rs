@@ -27,7 +27,7 @@ pub fn absmean_trit(weight: f32, reciprocal_scale: f32) -> i8 {
 }
 
 /// What turns quantised activations back into floats.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub(crate) struct ActivationScale {
     /// s = 127 / max(max |x|, 1e-5): the factor that was applied.

@@ -18,7 +18,7 @@ const BLOCKS_PER_FLUSH: usize = 15;
 
 /// Proof that the CPU has AVX2 and F16C, and AVX-VNNI if `VNNI`.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx2<const VNNI: bool>(());
+pub(super) struct Avx2<const VNNI: bool>(());
 
 impl<const VNNI: bool> Avx2<VNNI> {
     /// The proof, if this CPU can give it.
@@ -49,7 +49,7 @@ impl<const VNNI: bool> Avx2<VNNI> {
 
 /// 32 lanes in four registers, made by [`Avx2`] alone.
 #[derive(Debug, Clone, Copy)]
-pub struct Lanes([__m256; 4]);
+pub(super) struct Lanes([__m256; 4]);
 
 impl Lanes {
     #[inline(always)]

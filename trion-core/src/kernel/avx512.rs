@@ -11,7 +11,7 @@ use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
 /// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C.
 #[derive(Debug, Clone, Copy)]
-pub struct Avx512(());
+pub(super) struct Avx512(());
 
 impl Avx512 {
     /// The proof, if this CPU can give it.
@@ -33,7 +33,7 @@ impl Avx512 {
 
 /// 32 lanes in two registers, made by [`Avx512`] alone.
 #[derive(Debug, Clone, Copy)]
-pub struct Lanes([__m512; 2]);
+pub(super) struct Lanes([__m512; 2]);
 
 impl Lanes {
     #[inline(always)]

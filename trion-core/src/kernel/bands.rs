@@ -66,17 +66,51 @@ impl<'a, T> Bands<'a, T> {
     }
 }
 
-/// Calls `task(index, a's band, b's band)` once for each index of `tasks`, on the threads of `parallel`.
-pub(crate) fn for_each_band<A: Send, B: Send>(
+/// Up to three matrices that a region of tasks writes: `()` stands for none.
+pub(crate) trait Cut: Sync {
+    /// What a task gets.
+    type Piece<'p>
+    where
+        Self: 'p;
+
+    /// The piece of task `index`.
+    ///
+    /// # Safety
+    /// While a piece is alive, no other with its index may be made.
+    unsafe fn piece(&self, index: usize) -> Self::Piece<'_>;
+}
+
+impl Cut for () {
+    type Piece<'p> = ();
+
+    unsafe fn piece(&self, _index: usize) {}
+}
+
+impl<T: Send> Cut for Bands<'_, T> {
+    type Piece<'p>
+        = Band<'p, T>
+    where
+        Self: 'p;
+
+    unsafe fn piece(&self, index: usize) -> Band<'_, T> {
+        // SAFETY: the caller promises that no other piece with this index is alive.
+        unsafe { self.band(index) }
+    }
+}
+
+/// Calls `task(index, pieces)` once for each index of `tasks`, with that index's piece of each matrix, on the threads of
+/// `parallel`.
+pub(crate) fn for_each_band<'p, A: Cut + 'p, B: Cut + 'p, C: Cut + 'p>(
     parallel: &dyn Parallel,
     tasks: Range<usize>,
-    a: &Bands<'_, A>,
-    b: &Bands<'_, B>,
-    task: impl Fn(usize, Band<'_, A>, Band<'_, B>) + Sync,
+    matrices: (&'p mut A, &'p mut B, &'p mut C),
+    task: impl Fn(usize, (A::Piece<'p>, B::Piece<'p>, C::Piece<'p>)) + Sync,
 ) {
+    let (a, b, c): (&'p A, &'p B, &'p C) = (matrices.0, matrices.1, matrices.2);
     run_tasks(parallel, tasks, &|index| {
-        // SAFETY: `run_tasks` hands out each index once, so these are the only bands with this index.
-        let (a, b) = unsafe { (a.band(index), b.band(index)) };
-        task(index, a, b);
+        // SAFETY: the matrices are borrowed mutably, and `run_tasks` hands out each index once, so no other pieces with
+        // this index exist.
+        let pieces = unsafe { (a.piece(index), b.piece(index), c.piece(index)) };
+        task(index, pieces);
     });
 }

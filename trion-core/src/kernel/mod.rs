@@ -14,6 +14,8 @@ pub(crate) mod bands;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod detect;
+#[cfg(test)]
+mod tests;
 mod scalar;
 mod vector;
 

@@ -6,11 +6,11 @@ use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
 /// The instruction set that every CPU has.
 #[derive(Debug, Clone, Copy)]
-pub struct Scalar;
+pub(super) struct Scalar;
 
 /// 32 lanes in an array.
 #[derive(Debug, Clone, Copy)]
-pub struct Lanes([f32; LANES]);
+pub(super) struct Lanes([f32; LANES]);
 
 impl Lanes {
     #[inline(always)]

@@ -4,7 +4,7 @@ use crate::numeric::LANES;
 use crate::ternary::TILE_ROWS;
 
 /// Floats that are computed side by side; every operation acts on each lane and rounds once.
-pub trait Vector: Copy {
+pub(crate) trait Vector: Copy {
     /// The same value in every lane.
     fn splat(value: f32) -> Self;
     /// `self + other`.
@@ -65,7 +65,7 @@ impl Vector for f32 {
 }
 
 /// An instruction set. A value of such a type exists only on a CPU that has it.
-pub trait Simd: Copy {
+pub(crate) trait Simd: Copy {
     /// 32 lanes.
     type V: Vector;
 
@@ -106,7 +106,7 @@ pub(crate) fn padded<T: Copy + Default>(from: &[T]) -> [T; LANES] {
 }
 
 /// A number format of stored weights.
-pub trait Format: Copy {
+pub(crate) trait Format: Copy {
     /// How one number is stored.
     type Bits: bytemuck::Pod + Default + Send + Sync;
 
@@ -115,23 +115,23 @@ pub trait Format: Copy {
 }
 
 /// A number format that the cache is written in.
-pub trait CacheFormat: Format {
+pub(crate) trait CacheFormat: Format {
     /// Writes 32 numbers, rounded half to even.
     fn store<S: Simd>(simd: S, v: S::V, to: &mut [Self::Bits; LANES]);
 }
 
 /// Single precision.
 #[derive(Debug, Clone, Copy)]
-pub struct F32;
+pub(crate) struct F32;
 /// Half precision.
 #[derive(Debug, Clone, Copy)]
-pub struct F16;
+pub(crate) struct F16;
 /// bfloat16.
 #[derive(Debug, Clone, Copy)]
-pub struct Bf16;
+pub(crate) struct Bf16;
 /// Small integers; their scale is applied elsewhere.
 #[derive(Debug, Clone, Copy)]
-pub struct I8;
+pub(crate) struct I8;
 
 impl Format for F32 {
     type Bits = f32;

@@ -1,0 +1,346 @@
+//! Every kernel against plain loops, on one table of shapes and values.
+
+extern crate std;
+
+use std::vec;
+use std::vec::Vec;
+
+use super::{Bf16, CacheFormat, F16, F32, Format, I8, Kernel, Op, Simd, Vector, padded};
+use crate::layer::{Attention, RmsNorm, activate, scores_len};
+use crate::matrix::{FloatData, FloatMatrix, Input, Matrix};
+use crate::numeric::{LANES, f32_to_bf16, f32_to_f16};
+use crate::quant::{ActivationScale, Quantize};
+use crate::ternary::{FOUR_ZEROS, Rescale, TILE_ROWS, TernaryMatrix};
+use crate::{Activation, Isa};
+
+/// A small generator: the tests' values, not the sampler's.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn float(&mut self) -> f32 {
+        (self.next() % 20_001) as f32 / 10_000.0 - 1.0
+    }
+
+    fn floats(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.float()).collect()
+    }
+}
+
+struct Products<'a> {
+    matrix: &'a Matrix<'a>,
+    input: &'a Input<'a>,
+    /// `[tokens, tiles * 32]`.
+    out: &'a mut [f32],
+}
+
+impl Op for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let stride = self.matrix.tiles() * TILE_ROWS;
+        for tile in 0..self.matrix.tiles() {
+            self.matrix.tile_products(simd, tile, self.input, |token, y| {
+                self.out[token * stride + tile * TILE_ROWS..][..TILE_ROWS].copy_from_slice(y);
+            });
+        }
+    }
+}
+
+/// Checks one shape with all kernels, for every way of putting 1 to 11 tokens together.
+fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut dyn FnMut() -> i8) {
+    let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+    let trits: Vec<Vec<i8>> = (0..rows).map(|_| (0..cols).map(|_| trit()).collect()).collect();
+    for (row, trits) in trits.iter().enumerate() {
+        TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
+    }
+    let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(0.75)).unwrap();
+    for (row, trits) in trits.iter().enumerate() {
+        let mut decoded = vec![9; cols];
+        matrix.decode_row(row, &mut decoded);
+        assert_eq!(decoded, *trits);
+    }
+    let q_stride = cols.next_multiple_of(64);
+    for tokens in [1, 2, 3, 8, 11] {
+        let mut quantized = vec![0; tokens * q_stride];
+        let mut scales = Vec::new();
+        let mut expected = vec![0.0; tokens * rows];
+        for t in 0..tokens {
+            let row = &mut quantized[t * q_stride..][..cols];
+            row.iter_mut().for_each(|value| *value = q());
+            let scale = 1.5 + t as f32;
+            scales.push(ActivationScale { scale, sum: row.iter().map(|value| i32::from(*value)).sum() });
+            for (r, trits) in trits.iter().enumerate() {
+                let acc: i64 = trits.iter().zip(&*row).map(|(t, q)| i64::from(*t) * i64::from(*q)).sum();
+                expected[t * rows + r] = acc as f32 / scale * 0.75;
+            }
+        }
+        let input =
+            Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
+        for kernel in Kernel::available() {
+            let stride = rows.next_multiple_of(TILE_ROWS);
+            let mut out = vec![f32::NAN; tokens * stride];
+            kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+            for t in 0..tokens {
+                let found = &out[t * stride..][..rows];
+                assert_eq!(found, &expected[t * rows..][..rows], "{rows} x {cols}, token {t}, {:?}", kernel.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn ternary_products_are_exact_for_every_width() {
+    let mut random = Random(1);
+    let mut bytes = Random(2);
+    for cols in 1..=300 {
+        let rows = 1 + cols % 37;
+        check_ternary(rows, cols, &mut || (random.next() % 3) as i8 - 1, &mut || bytes.next() as i8);
+    }
+}
+
+#[test]
+fn ternary_products_are_exact_at_the_extremes() {
+    for (rows, cols) in [(1, 1), (33, 240), (31, 241), (64, 256), (5, 4096), (95, 1000)] {
+        for trit in [-1, 0, 1] {
+            for q in [-128, -127, 0, 127] {
+                check_ternary(rows, cols, &mut || trit, &mut || q);
+            }
+        }
+    }
+}
+
+#[test]
+fn group_scales_apply_to_their_columns() {
+    let (rows, cols, size) = (40, 272_usize, 32);
+    let mut random = Random(3);
+    let groups = cols.div_ceil(size);
+    let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+    let mut scales = vec![0_u16; TernaryMatrix::group_scales(rows, cols, size)];
+    let mut trits = Vec::new();
+    for row in 0..rows {
+        let row_trits: Vec<i8> = (0..cols).map(|_| (random.next() % 3) as i8 - 1).collect();
+        TernaryMatrix::pack_row(&mut packed, rows, cols, row, &row_trits).unwrap();
+        trits.push(row_trits);
+        for group in 0..groups {
+            scales[(row / TILE_ROWS * groups + group) * TILE_ROWS + row % TILE_ROWS] = f32_to_f16(random.float().abs());
+        }
+    }
+    let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Groups { size, scales: &scales }).unwrap();
+    let x = random.floats(cols);
+    for kernel in Kernel::available() {
+        let mut q = vec![0; cols.next_multiple_of(64)];
+        let mut activation_scales = Vec::new();
+        for (x, q) in x.chunks(size).zip(q.chunks_mut(size)) {
+            activation_scales.push(kernel.run(Quantize { x, out: q }));
+        }
+        let mut expected = vec![0.0_f32; rows];
+        for (row, expected) in expected.iter_mut().enumerate() {
+            for group in 0..groups {
+                let columns = group * size..cols.min((group + 1) * size);
+                let acc: i32 = columns.map(|c| i32::from(trits[row][c]) * i32::from(q[c])).sum();
+                let scale = scales[(row / TILE_ROWS * groups + group) * TILE_ROWS + row % TILE_ROWS];
+                *expected += acc as f32 / activation_scales[group].scale * crate::numeric::f16_to_f32(scale);
+            }
+        }
+        let input = Input {
+            tokens: 1,
+            x: &[],
+            x_stride: 0,
+            cols,
+            q: &q,
+            q_stride: q.len(),
+            scales: &activation_scales,
+            spans: groups,
+        };
+        let mut out = vec![0.0; rows.next_multiple_of(TILE_ROWS)];
+        kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+        assert_eq!(&out[..rows], &expected[..], "{:?}", kernel.isa());
+    }
+}
+
+/// The contract's dot product, element by element.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        lanes[i % LANES] += a * b;
+    }
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+#[test]
+fn float_products_follow_the_contract_in_every_format() {
+    let mut random = Random(4);
+    for cols in (1..100).chain([128, 333]) {
+        let rows = 35;
+        let f32s = random.floats(rows * cols);
+        let f16s: Vec<u16> = f32s.iter().map(|w| f32_to_f16(*w)).collect();
+        let bf16s: Vec<u16> = f32s.iter().map(|w| f32_to_bf16(*w)).collect();
+        let i8s: Vec<i8> = f32s.iter().map(|w| (w * 100.0) as i8).collect();
+        let scales = random.floats(rows);
+        let formats = [
+            (FloatData::F32(&f32s), f32s.clone(), vec![1.0; rows]),
+            (FloatData::F16(&f16s), f16s.iter().map(|b| crate::numeric::f16_to_f32(*b)).collect(), vec![1.0; rows]),
+            (FloatData::Bf16(&bf16s), bf16s.iter().map(|b| crate::numeric::bf16_to_f32(*b)).collect(), vec![1.0; rows]),
+            (
+                FloatData::I8 { values: &i8s, scales: &scales },
+                i8s.iter().map(|b| f32::from(*b)).collect(),
+                scales.clone(),
+            ),
+        ];
+        let tokens = 7;
+        let x = random.floats(tokens * cols);
+        for (data, weights, row_scales) in formats {
+            let matrix: Matrix<'_> = FloatMatrix::new(rows, cols, data).unwrap().into();
+            let input = Input { tokens, x: &x, x_stride: cols, cols, q: &[], q_stride: 0, scales: &[], spans: 0 };
+            for kernel in Kernel::available() {
+                let mut out = vec![0.0; tokens * 64];
+                kernel.run(Products { matrix: &matrix, input: &input, out: &mut out });
+                for t in 0..tokens {
+                    for r in 0..rows {
+                        let expected = dot(&weights[r * cols..][..cols], &x[t * cols..][..cols]) * row_scales[r];
+                        assert_eq!(out[t * 64 + r].to_bits(), expected.to_bits(), "{cols} columns, {:?}", kernel.isa());
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Runs `f` on every kernel, and compares the bits with the scalar kernel's.
+fn same_bits(what: &str, f: impl Fn(Kernel) -> Vec<f32>) {
+    let bits = |kernel| f(kernel).iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+    let expected = bits(Kernel::new(Isa::Scalar).unwrap());
+    for kernel in Kernel::available() {
+        assert_eq!(bits(kernel), expected, "{what} on {:?}", kernel.isa());
+    }
+}
+
+struct Activate<'a> {
+    activation: Activation,
+    gate: &'a mut [f32],
+    up: &'a [f32],
+}
+
+impl Op for Activate<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        for (gate, up) in self.gate.chunks_mut(LANES).zip(self.up.chunks(LANES)) {
+            activate(simd, self.activation, gate, &padded(up));
+        }
+    }
+}
+
+#[test]
+fn norms_and_activations_have_the_same_bits() {
+    let mut random = Random(5);
+    for count in 1..140 {
+        let x: Vec<f32> = (0..count).map(|_| random.float() * 20.0).collect();
+        let other = random.floats(count);
+        same_bits("RmsNorm", |kernel| {
+            let mut x = x.clone();
+            kernel.run(RmsNorm { x: &mut x, weight: &other, eps: 1e-5 });
+            x
+        });
+        for activation in [Activation::Relu2, Activation::Silu] {
+            same_bits("activation", |kernel| {
+                let mut gate = x.clone();
+                kernel.run(Activate { activation, gate: &mut gate, up: &other });
+                gate
+            });
+        }
+    }
+}
+
+fn check_attention<F: CacheFormat>(head_dim: usize, positions: usize, convert: impl Fn(f32) -> F::Bits) {
+    let mut random = Random((head_dim * 1000 + positions) as u64);
+    let keys: Vec<f32> = random.floats(head_dim * positions);
+    let values: Vec<f32> = random.floats(head_dim * positions);
+    let query: Vec<f32> = random.floats(head_dim).iter().map(|q| q * 8.0).collect();
+    let (k, v): (Vec<_>, Vec<_>) = keys.iter().zip(&values).map(|(k, v)| (convert(*k), convert(*v))).unzip();
+    let run = |kernel: Kernel| {
+        let mut out = query.clone();
+        let mut scores = vec![0.0; scores_len(positions)];
+        kernel.run(Attention::<F> { query: &mut out, keys: &k, values: &v, scores: &mut scores });
+        out
+    };
+    same_bits("attention", run);
+    // In double precision, of the numbers before they were rounded to the cache's format.
+    let scores: Vec<f64> = keys
+        .chunks(head_dim)
+        .map(|key| key.iter().zip(&query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>())
+        .map(|score| score / (head_dim as f64).sqrt())
+        .collect();
+    let largest = scores.iter().copied().fold(f64::MIN, f64::max);
+    let total: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
+    let tolerance = if size_of::<F::Bits>() == 4 { 1e-5 } else { 4e-3 };
+    for (i, found) in run(Kernel::detect()).iter().enumerate() {
+        let exact: f64 =
+            scores.iter().enumerate().map(|(p, s)| (s - largest).exp() * f64::from(values[p * head_dim + i])).sum();
+        assert!((f64::from(*found) - exact / total).abs() < tolerance, "{head_dim} x {positions}: {found} for {exact}");
+    }
+}
+
+#[test]
+fn attention_has_the_same_bits_and_is_right() {
+    for head_dim in [2, 8, 30, 32, 34, 64, 96, 128, 130, 256] {
+        for positions in [1, 2, 31, 32, 33, 63, 64, 65, 129, 200] {
+            check_attention::<F32>(head_dim, positions, |v| v);
+            check_attention::<F16>(head_dim, positions, f32_to_f16);
+        }
+    }
+}
+
+struct LoadAll<'a> {
+    bits: &'a [u16; LANES],
+}
+
+impl Op for LoadAll<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Vec<f32> {
+        let mut all = Vec::new();
+        let mut lanes = [0.0; LANES];
+        for v in [
+            F16::load(simd, self.bits),
+            Bf16::load(simd, self.bits),
+            I8::load(simd, &self.bits.map(|b| b as i8)),
+            F32::load(simd, &self.bits.map(f32::from)),
+        ] {
+            simd.store(v, &mut lanes);
+            all.extend_from_slice(&lanes);
+            simd.store(v.abs().max(S::V::splat(0.5)).min(S::V::splat(9.0)), &mut lanes);
+            all.extend_from_slice(&lanes);
+            all.push(simd.sum(v));
+            let mut half = [0; LANES];
+            simd.store_f16(v, &mut half);
+            all.extend(half.map(f32::from));
+        }
+        all
+    }
+}
+
+#[test]
+fn conversions_have_the_same_bits() {
+    // Every bit pattern that is finite in both formats.
+    let finite = (0..=u16::MAX).filter(|bits| bits & 0x7c00 != 0x7c00 && bits & 0x7f80 != 0x7f80);
+    let patterns: Vec<u16> = finite.collect();
+    for chunk in patterns.chunks(LANES) {
+        same_bits("conversions", |kernel| kernel.run(LoadAll { bits: &padded(chunk) }));
+    }
+}
