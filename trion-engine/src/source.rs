@@ -3,120 +3,10 @@
 use std::borrow::Cow;
 
 use trion_core::Config;
+use trion_core::numeric::{bf16_to_f32, f16_to_f32, f32_to_f16};
+pub(crate) use trion_core::{LayerNorm, Projection};
 
 use crate::error::Result;
-
-/// One of the seven matrices of a block, in the names of Hugging Face's checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Projection {
-    /// `self_attn.q_proj` `[query_size, hidden_size]`.
-    Query,
-    /// `self_attn.k_proj` `[key_value_size, hidden_size]`.
-    Key,
-    /// `self_attn.v_proj` `[key_value_size, hidden_size]`.
-    Value,
-    /// `self_attn.o_proj` `[hidden_size, query_size]`.
-    Output,
-    /// `mlp.gate_proj` `[intermediate_size, hidden_size]`.
-    Gate,
-    /// `mlp.up_proj` `[intermediate_size, hidden_size]`.
-    Up,
-    /// `mlp.down_proj` `[hidden_size, intermediate_size]`.
-    Down,
-}
-
-impl Projection {
-    /// All of them, in the order that data flows through a block.
-    pub(crate) const ALL: [Projection; 7] = [
-        Projection::Query,
-        Projection::Key,
-        Projection::Value,
-        Projection::Output,
-        Projection::Gate,
-        Projection::Up,
-        Projection::Down,
-    ];
-
-    /// Its name within a layer.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Projection::Query => "self_attn.q_proj",
-            Projection::Key => "self_attn.k_proj",
-            Projection::Value => "self_attn.v_proj",
-            Projection::Output => "self_attn.o_proj",
-            Projection::Gate => "mlp.gate_proj",
-            Projection::Up => "mlp.up_proj",
-            Projection::Down => "mlp.down_proj",
-        }
-    }
-
-    /// `[rows, cols]` in a model of this configuration.
-    pub(crate) const fn shape(self, config: &Config) -> [usize; 2] {
-        match self {
-            Projection::Query => [config.query_size(), config.hidden_size],
-            Projection::Key | Projection::Value => [config.key_value_size(), config.hidden_size],
-            Projection::Output => [config.hidden_size, config.query_size()],
-            Projection::Gate | Projection::Up => [config.intermediate_size, config.hidden_size],
-            Projection::Down => [config.hidden_size, config.intermediate_size],
-        }
-    }
-}
-
-/// One of the norms of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LayerNorm {
-    /// `input_layernorm` `[hidden_size]`.
-    Attention,
-    /// `self_attn.attn_sub_norm` `[query_size]`, optional.
-    AttentionSub,
-    /// `self_attn.q_norm` `[head_dim]`, optional.
-    Query,
-    /// `self_attn.k_norm` `[head_dim]`, optional.
-    Key,
-    /// `post_attention_layernorm` `[hidden_size]`.
-    Mlp,
-    /// `mlp.ffn_sub_norm` `[intermediate_size]`, optional.
-    MlpSub,
-}
-
-impl LayerNorm {
-    /// All of them, in the order that data flows through a block.
-    pub(crate) const ALL: [LayerNorm; 6] = [
-        LayerNorm::Attention,
-        LayerNorm::Query,
-        LayerNorm::Key,
-        LayerNorm::AttentionSub,
-        LayerNorm::Mlp,
-        LayerNorm::MlpSub,
-    ];
-
-    /// Its name within a layer.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            LayerNorm::Attention => "input_layernorm",
-            LayerNorm::AttentionSub => "self_attn.attn_sub_norm",
-            LayerNorm::Query => "self_attn.q_norm",
-            LayerNorm::Key => "self_attn.k_norm",
-            LayerNorm::Mlp => "post_attention_layernorm",
-            LayerNorm::MlpSub => "mlp.ffn_sub_norm",
-        }
-    }
-
-    /// Its length in a model of this configuration.
-    pub(crate) const fn length(self, config: &Config) -> usize {
-        match self {
-            LayerNorm::Attention | LayerNorm::Mlp => config.hidden_size,
-            LayerNorm::AttentionSub => config.query_size(),
-            LayerNorm::Query | LayerNorm::Key => config.head_dim,
-            LayerNorm::MlpSub => config.intermediate_size,
-        }
-    }
-
-    /// Whether every model has it.
-    pub(crate) const fn required(self) -> bool {
-        matches!(self, LayerNorm::Attention | LayerNorm::Mlp)
-    }
-}
 
 /// A matrix of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,4 +105,51 @@ pub(crate) trait Checkpoint {
 
     /// A vector in single precision; `None` if the checkpoint does not have it.
     fn vector(&self, id: VectorId) -> Result<Option<Vec<f32>>>;
+}
+
+/// Element `i` of little-endian floats, as a single.
+pub(crate) fn float_at(dtype: FloatType, bytes: &[u8], i: usize) -> f32 {
+    match dtype {
+        FloatType::F32 => bytes.as_chunks::<4>().0.get(i).map_or(0.0, |le| f32::from_le_bytes(*le)),
+        FloatType::F16 => bytes.as_chunks::<2>().0.get(i).map_or(0.0, |le| f16_to_f32(u16::from_le_bytes(*le))),
+        FloatType::Bf16 => bytes.as_chunks::<2>().0.get(i).map_or(0.0, |le| bf16_to_f32(u16::from_le_bytes(*le))),
+    }
+}
+
+/// Sizes of groups that published checkpoints use (Ternary-Bonsai), the larger first.
+const GROUP_SIZES: [usize; 2] = [128, 64];
+
+/// Trits of a float matrix `[rows, cols]` in which every group of 128 or 64 consecutive weights of a row holds only
+/// -d, 0 and +d, d a half-precision number: a ternary model that was saved unpacked. `None` for any other matrix.
+pub(crate) fn grouped_trits(dtype: FloatType, bytes: &[u8], rows: usize, cols: usize) -> Option<SourceMatrix<'_>> {
+    let (size, scales) = GROUP_SIZES
+        .into_iter()
+        .filter(|size| cols.is_multiple_of(*size))
+        .find_map(|size| Some((size, group_scales(dtype, bytes, rows * cols, size)?)))?;
+    let trits = move |row: usize, out: &mut [i8]| {
+        for (i, out) in out.iter_mut().enumerate() {
+            let weight = float_at(dtype, bytes, row * cols + i);
+            *out = i8::from(weight > 0.0) - i8::from(weight < 0.0);
+        }
+        Ok(())
+    };
+    Some(SourceMatrix::Trits { scale: TritScale::Groups { size, scales }, rows: Box::new(trits) })
+}
+
+/// The one magnitude of each group of `size` weights, if each has just one.
+fn group_scales(dtype: FloatType, bytes: &[u8], count: usize, size: usize) -> Option<Vec<u16>> {
+    (0..count / size)
+        .map(|group| {
+            let mut scale = 0.0_f32;
+            for i in group * size..(group + 1) * size {
+                let magnitude = float_at(dtype, bytes, i).abs();
+                if magnitude != 0.0 && scale != 0.0 && magnitude != scale {
+                    return None;
+                }
+                scale = scale.max(magnitude);
+            }
+            let half = f32_to_f16(scale);
+            (scale.is_finite() && f16_to_f32(half) == scale).then_some(half)
+        })
+        .collect()
 }

@@ -125,14 +125,13 @@ pub(super) struct Memory<'b> {
 }
 
 impl<'b> Memory<'b> {
-    /// Cuts `buffer` up, and sets it to zero.
+    /// Cuts `buffer` up. What it holds is never read before it is written.
     pub(super) fn new(config: &Config, options: &SessionOptions, buffer: &'b mut [u8]) -> Result<Self, Error> {
         let sizes = Sizes::new(config, options);
         let (found, expected) = (buffer.len(), sizes.bytes(options));
         if found < expected {
             return Err(Error::BufferTooSmall { found, expected });
         }
-        buffer[..expected].fill(0);
         let skip = buffer.as_ptr().align_offset(ALIGNMENT);
         let mut rest = buffer.get_mut(skip..).ok_or(Error::BufferTooSmall { found, expected })?;
         let rest = &mut rest;

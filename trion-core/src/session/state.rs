@@ -3,41 +3,37 @@
 use super::forward::Cursor;
 use super::{Logits, Session};
 use crate::error::StateError;
-use crate::kernel::Kernel;
-use crate::{Error, SessionOptions};
+use crate::Error;
 
 /// The first bytes of a saved state; the last is the version of the format.
 const MAGIC: [u8; 8] = *b"TRIONST\x01";
 /// Magic, fingerprint, cache type, flags, tokens, positions in the cache, rows of logits.
 const HEADER: usize = 8 + 8 + 4 + 4 + 8 + 8 + 8;
 
-impl<'m> Session<'m, '_> {
-    /// A session in `buffer` with the same tokens, cache and logits, from where the two go separate ways. It may have
-    /// another context or batch size. A batch that is under way is begun again in the copy.
+impl Session<'_, '_> {
+    /// Takes over the tokens, the cache and the logits of `other`, from where the two go separate ways: a fork. The
+    /// sessions may differ in context and batch size. A batch that is under way in `other` is begun again here.
     ///
     /// # Errors
-    /// As [`Session::new`]; [`Error::ContextOverflow`] if the tokens do not fit, [`Error::State`] if the cache types
-    /// differ.
-    pub fn fork<'c>(
-        &self,
-        options: SessionOptions,
-        kernel: Kernel,
-        buffer: &'c mut [u8],
-    ) -> Result<Session<'m, 'c>, Error> {
-        if options.cache != self.options.cache {
+    /// [`Error::State`] for another model or cache type, [`Error::ContextOverflow`] if the tokens do not fit; the session
+    /// is unchanged.
+    pub fn fork_from(&mut self, other: &Session<'_, '_>) -> Result<(), Error> {
+        if other.model.fingerprint() != self.model.fingerprint() {
+            return Err(Error::State { reason: StateError::OtherModel });
+        }
+        if other.options.cache != self.options.cache {
             return Err(Error::State { reason: StateError::CacheType });
         }
-        if self.len > options.context {
-            return Err(Error::ContextOverflow { found: self.len, limit: options.context });
+        if other.len > self.options.context {
+            return Err(Error::ContextOverflow { found: other.len, limit: self.options.context });
         }
-        let mut copy = Session::new(self.model, options, kernel, buffer)?;
-        copy.memory.tokens[..self.len].copy_from_slice(self.tokens());
-        for plane in 0..self.memory.cache.planes() {
-            let from = self.memory.cache.plane(plane, self.done);
-            copy.memory.cache.plane_mut(plane, self.done).copy_from_slice(from);
+        self.memory.tokens[..other.len].copy_from_slice(other.tokens());
+        for plane in 0..other.memory.cache.planes() {
+            let from = other.memory.cache.plane(plane, other.done);
+            self.memory.cache.plane_mut(plane, other.done).copy_from_slice(from);
         }
-        copy.adopt(self.len, self.done, self.logits_rows, self.logits().unwrap_or(&[]).iter().copied());
-        Ok(copy)
+        self.adopt(other.len, other.done, other.logits_rows, other.logits().unwrap_or(&[]).iter().copied());
+        Ok(())
     }
 
     /// Bytes that [`Session::save`] writes now.

@@ -1,0 +1,65 @@
+//! What the tests share: where data lies, and how references are read.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors};
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// Golden data of the repository.
+pub fn golden(name: &str) -> PathBuf {
+    root().join("tests/golden").join(name)
+}
+
+/// Larger data beside the repository; `None`, with a word about it, where there is none.
+pub fn shared(name: &str) -> Option<PathBuf> {
+    let path = root().join("../shared").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    println!("skipped: {} does not exist", path.display());
+    None
+}
+
+/// A directory for the files of one test, emptied first.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn scratch(test: &str) -> PathBuf {
+    let directory = root().join("target/test-scratch").join(test);
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir_all(&directory).expect("a directory for the test's files");
+    directory
+}
+
+/// A tensor of a reference file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Values {
+    /// Singles.
+    F32(Vec<f32>),
+    /// Token ids.
+    I32(Vec<u32>),
+}
+
+/// The F32 and I32 tensors of a safetensors file.
+///
+/// # Panics
+/// If the file cannot be read.
+pub fn reference(path: &Path) -> HashMap<String, Values> {
+    let bytes = fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let tensors = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let read = |view: &safetensors::tensor::TensorView<'_>| {
+        let words = view.data().as_chunks::<4>().0;
+        match view.dtype() {
+            Dtype::F32 => Some(Values::F32(words.iter().map(|le| f32::from_le_bytes(*le)).collect())),
+            Dtype::I32 => Some(Values::I32(words.iter().map(|le| u32::from_le_bytes(*le)).collect())),
+            _ => None,
+        }
+    };
+    tensors.iter().filter_map(|(name, view)| Some((name.to_owned(), read(&view)?))).collect()
+}

@@ -1,0 +1,7 @@
+//! Hugging Face checkpoints: a directory with `config.json` and safetensors files.
+
+mod checkpoint;
+mod config;
+mod files;
+
+pub(crate) use checkpoint::HfCheckpoint;

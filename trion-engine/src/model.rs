@@ -1,0 +1,228 @@
+//! A model that owns its bytes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memmap2::Mmap;
+use self_cell::self_cell;
+use trion_core::{Config, Model as CoreModel};
+
+use crate::error::{Error, Result};
+use crate::gguf::GgufCheckpoint;
+use crate::hf::HfCheckpoint;
+use crate::map::{map_file, zeros};
+use crate::pack::{PackOptions, pack};
+use crate::packed::{PackedFile, Weights};
+use crate::source::Settings;
+
+/// The bytes of a packed file.
+enum Storage {
+    /// A mapped file, or a checkpoint that was packed in memory.
+    Mapped(Mmap),
+    /// Bytes of the program itself.
+    Static(&'static [u8]),
+}
+
+impl Storage {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Storage::Mapped(map) => map,
+            Storage::Static(bytes) => bytes,
+        }
+    }
+}
+
+self_cell!(
+    struct WeightsCell {
+        owner: Storage,
+
+        #[covariant]
+        dependent: Weights,
+    }
+);
+
+self_cell!(
+    struct ModelCell {
+        owner: WeightsCell,
+
+        #[covariant]
+        dependent: CoreModel,
+    }
+);
+
+/// A model with its weights, tokenizer and chat template. Immutable; cloning shares it.
+#[derive(Clone)]
+pub struct Model(Arc<Inner>);
+
+struct Inner {
+    cell: ModelCell,
+    settings: Settings,
+    #[cfg(feature = "text")]
+    tokenizer: Option<crate::tokenizer::Tokenizer>,
+    #[cfg(feature = "text")]
+    chat_template: Option<crate::chat_template::ChatTemplate>,
+}
+
+impl Model {
+    /// Opens a model: a file that Trion packed, which is mapped and used in place, a Hugging Face directory, or a GGUF
+    /// file; the latter are packed in memory.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not what it should be, or asks for what Trion does not do; the error names the
+    /// file and the tensor.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with_progress(path, &mut |_, _| {})
+    }
+
+    /// [`Model::open`], with `progress(done, total)` bytes while a checkpoint is packed.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with_progress(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
+        let path = path.as_ref();
+        if path.is_file() && !has_gguf_magic(path)? {
+            let map = map_file(path)?;
+            if PackedFile::open(path, &map)?.is_some() {
+                return Self::from_storage(path, Storage::Mapped(map));
+            }
+        }
+        let image = read_checkpoint(path, &PackOptions::default(), progress)?;
+        Self::from_storage(path, Storage::Mapped(image))
+    }
+
+    /// A model in the bytes of a packed file, which are copied.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; the error names the file `memory`.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut copy = zeros(bytes.len())?;
+        copy[..bytes.len()].copy_from_slice(bytes);
+        let map = copy.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))?;
+        Self::from_storage(Path::new("memory"), Storage::Mapped(map))
+    }
+
+    /// A model in the bytes of a packed file that is part of the program. They must lie at a multiple of 64.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; the error names the file `memory`.
+    pub fn from_static(bytes: &'static [u8]) -> Result<Self> {
+        Self::from_storage(Path::new("memory"), Storage::Static(bytes))
+    }
+
+    fn from_storage(path: &Path, storage: Storage) -> Result<Self> {
+        let (settings, weights) = {
+            let mut settings = None;
+            let weights = WeightsCell::try_new(storage, |storage| {
+                let Some(packed) = PackedFile::open(path, storage.bytes())? else {
+                    return Err(Error::malformed(path, "__metadata__.format", "is not \"trion\""));
+                };
+                let read = packed.settings()?;
+                let weights = packed.weights(&read.config);
+                settings = Some(read);
+                weights
+            })?;
+            let Some(settings) = settings else {
+                return Err(Error::malformed(path, "__metadata__", "was not read"));
+            };
+            (settings, weights)
+        };
+        let cell = ModelCell::try_new(weights, |weights| {
+            let weights = weights.borrow_dependent();
+            CoreModel::new(settings.config, weights.embedding, &weights.layers, weights.norm, weights.head)
+                .map_err(|e| Error::malformed(path, "model", e.to_string()))
+        })?;
+        Ok(Model(Arc::new(Inner {
+            cell,
+            #[cfg(feature = "text")]
+            tokenizer: settings
+                .tokenizer_json
+                .as_ref()
+                .map(|json| crate::tokenizer::Tokenizer::from_json(json.as_bytes()))
+                .transpose()
+                .map_err(|e| Error::malformed(path, "tokenizer.json", e.to_string()))?,
+            #[cfg(feature = "text")]
+            chat_template: settings
+                .chat_template
+                .as_ref()
+                .map(|source| crate::chat_template::ChatTemplate::new(source))
+                .transpose()
+                .map_err(|e| Error::malformed(path, "chat_template", e.to_string()))?,
+            settings,
+        })))
+    }
+
+    /// The core's view of it.
+    pub fn core(&self) -> &CoreModel<'_> {
+        self.0.cell.borrow_dependent()
+    }
+
+    /// Shapes and constants.
+    pub fn config(&self) -> &Config {
+        self.core().config()
+    }
+
+    /// A name for people.
+    pub fn name(&self) -> &str {
+        &self.0.settings.name
+    }
+
+    /// The token that begins every text, if any.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.0.settings.bos_token_id
+    }
+
+    /// Tokens that end a text.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.0.settings.eos_token_ids
+    }
+
+    /// Bytes of the packed form.
+    pub fn packed_bytes(&self) -> usize {
+        self.0.cell.borrow_owner().borrow_owner().bytes().len()
+    }
+
+    /// The tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the checkpoint has none.
+    #[cfg(feature = "text")]
+    pub fn tokenizer(&self) -> Result<&crate::tokenizer::Tokenizer> {
+        self.0.tokenizer.as_ref().ok_or_else(|| Error::Tokenizer("the model comes without a tokenizer.json".to_owned()))
+    }
+
+    /// The chat template, if the checkpoint has one.
+    #[cfg(feature = "text")]
+    pub fn chat_template(&self) -> Option<&crate::chat_template::ChatTemplate> {
+        self.0.chat_template.as_ref()
+    }
+}
+
+/// Packs whatever lies at `path`, in memory.
+pub(crate) fn read_checkpoint(
+    path: &Path,
+    options: &PackOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Mmap> {
+    if path.is_dir() {
+        return pack(&HfCheckpoint::open(path)?, options, progress);
+    }
+    if has_gguf_magic(path)? {
+        let map = map_file(path)?;
+        return pack(&GgufCheckpoint::open(path, &map)?, options, progress);
+    }
+    // A safetensors file of a checkpoint: its configuration lies beside it.
+    let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    if path.extension().is_some_and(|e| e == "safetensors") && directory.join("config.json").exists() {
+        return pack(&HfCheckpoint::open(&directory)?, options, progress);
+    }
+    let message = "is none of a file packed by Trion, a GGUF file, and a directory with config.json and safetensors files";
+    Err(Error::unsupported(path, "file", message))
+}
+
+fn has_gguf_magic(path: &Path) -> Result<bool> {
+    use std::io::Read;
+    let mut magic = [0; 4];
+    let mut file = fs::File::open(path).map_err(|e| Error::io(path, e))?;
+    Ok(file.read_exact(&mut magic).is_ok() && magic == *b"GGUF")
+}

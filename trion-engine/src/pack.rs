@@ -1,0 +1,307 @@
+//! From any readable checkpoint to Trion's packed file: a plain safetensors file, laid out as the kernels read it.
+//!
+//! Every model goes through this form. A checkpoint is packed in memory when it is opened, so that a packed file gives
+//! the same bits by construction.
+
+use std::borrow::Cow;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use memmap2::Mmap;
+use serde_json::{Map, Value, json};
+use trion_core::ternary::{BLOCK_BYTES, BLOCK_COLS, FOUR_ZEROS, TILE_ROWS, TernaryMatrix};
+use trion_core::{Activation, Config, LayerNorm, Projection};
+
+use crate::error::{Error, Result};
+use crate::map::zeros;
+use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritRows, TritScale, VectorId, float_at};
+
+/// Where tensor data begins: a multiple of this, so that mapped tensors are aligned for any register.
+const ALIGNMENT: usize = 64;
+
+/// Number format of the float embedding and head in a packed file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FloatFormat {
+    /// As the checkpoint has them: nothing is lost.
+    #[default]
+    Keep,
+    /// Half precision, rounded half to even.
+    F16,
+    /// One signed byte for each weight and one float for each row, rounded half to even.
+    Int8,
+}
+
+/// What [`quantize`] may change.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PackOptions {
+    /// Number format of embedding and head.
+    pub embedding: FloatFormat,
+}
+
+/// Packs a checkpoint into one file: a Hugging Face directory, a GGUF file, or a packed file again.
+///
+/// `progress(done, total)` is called with bytes written so far. The file appears whole or not at all. Gives its size.
+///
+/// # Errors
+/// When the checkpoint cannot be read, or the file cannot be written.
+pub fn quantize(from: &Path, to: &Path, options: &PackOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<u64> {
+    let image = crate::model::read_checkpoint(from, options, progress)?;
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = to.file_name().ok_or_else(|| Error::Argument(format!("{} is not a file name", to.display())))?;
+    let temporary = directory.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = File::create_new(&temporary)
+        .and_then(|mut file| {
+            file.write_all(&image)?;
+            file.sync_all()
+        })
+        .and_then(|()| fs::rename(&temporary, to));
+    if let Err(error) = written {
+        // Whatever was written is of no use; that it cannot be removed either changes nothing.
+        let _ = fs::remove_file(&temporary);
+        return Err(Error::io(to, error));
+    }
+    Ok(image.len() as u64)
+}
+
+/// One tensor of the packed file.
+struct Entry<'a> {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
+    content: Content<'a>,
+}
+
+/// Where a tensor's bytes come from.
+enum Content<'a> {
+    Trits { rows: usize, cols: usize, read: TritRows<'a> },
+    Bytes(Cow<'a, [u8]>),
+}
+
+/// The packed file of a checkpoint, in memory.
+pub(crate) fn pack(
+    checkpoint: &dyn Checkpoint,
+    options: &PackOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Mmap> {
+    let settings = checkpoint.settings();
+    let mut config = settings.config;
+    let entries = entries(checkpoint, options, &mut config)?;
+
+    let mut header = Map::new();
+    header.insert("__metadata__".to_owned(), metadata(settings, &config));
+    let mut end = 0;
+    for entry in &entries {
+        let offsets = json!([end, end + entry.bytes]);
+        header.insert(
+            entry.name.clone(),
+            json!({ "dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets }),
+        );
+        end += entry.bytes;
+    }
+    let mut header = Value::Object(header).to_string();
+    while !(header.len() + 8).is_multiple_of(ALIGNMENT) {
+        header.push(' ');
+    }
+
+    let mut image = zeros(8 + header.len() + end)?;
+    let (head, mut rest) = image.split_at_mut(8 + header.len());
+    head[..8].copy_from_slice(&(header.len() as u64).to_le_bytes());
+    head[8..].copy_from_slice(header.as_bytes());
+    let mut done = 0;
+    for entry in entries {
+        let (to, behind) = rest.split_at_mut(entry.bytes);
+        rest = behind;
+        match entry.content {
+            Content::Bytes(bytes) => to.copy_from_slice(&bytes),
+            Content::Trits { rows, cols, read } => {
+                to.fill(FOUR_ZEROS);
+                let mut trits = vec![0; cols];
+                for row in 0..rows {
+                    read(row, &mut trits)?;
+                    TernaryMatrix::pack_row(to, rows, cols, row, &trits)?;
+                }
+            }
+        }
+        done += entry.bytes;
+        progress(done as u64, end as u64);
+    }
+    image.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))
+}
+
+/// All tensors, those with the strictest alignment first: trits, then 4-byte, 2-byte and 1-byte numbers.
+fn entries<'a>(
+    checkpoint: &'a dyn Checkpoint,
+    options: &PackOptions,
+    config: &mut Config,
+) -> Result<Vec<Entry<'a>>> {
+    let mut entries = Vec::new();
+    let mut required = |id: MatrixId, name: String, shape: [usize; 2], format: FloatFormat| -> Result<()> {
+        let matrix = checkpoint.matrix(id)?.ok_or_else(|| missing(&name))?;
+        add_matrix(&mut entries, config, &name, shape, matrix, format)
+    };
+    let settings = checkpoint.settings().config;
+    let table = [settings.vocab_size, settings.hidden_size];
+    required(MatrixId::Embedding, "model.embed_tokens".to_owned(), table, options.embedding)?;
+    for n in 0..settings.num_hidden_layers {
+        for projection in Projection::ALL {
+            let name = format!("model.layers.{n}.{}", projection.name());
+            required(MatrixId::Layer(n, projection), name, projection.shape(&settings), FloatFormat::Keep)?;
+        }
+    }
+    if let Some(head) = checkpoint.matrix(MatrixId::Head)? {
+        add_matrix(&mut entries, config, "lm_head", table, head, options.embedding)?;
+    }
+
+    let mut vector = |id: VectorId, name: String, required: bool| -> Result<()> {
+        match checkpoint.vector(id)? {
+            Some(values) => entries.push(floats(name, &values)),
+            None if required => return Err(missing(&name)),
+            None => {}
+        }
+        Ok(())
+    };
+    vector(VectorId::FinalNorm, "model.norm.weight".to_owned(), true)?;
+    for n in 0..settings.num_hidden_layers {
+        for norm in LayerNorm::ALL {
+            vector(VectorId::Layer(n, norm), format!("model.layers.{n}.{}.weight", norm.name()), norm.required())?;
+        }
+        for projection in Projection::ALL {
+            let name = format!("model.layers.{n}.{}.norm.weight", projection.name());
+            vector(VectorId::Projection(n, projection), name, false)?;
+        }
+    }
+    entries.sort_by_key(|entry| match (&entry.content, entry.dtype) {
+        (Content::Trits { .. }, _) => 0,
+        (_, "F32") => 1,
+        (_, "F16" | "BF16") => 2,
+        _ => 3,
+    });
+    Ok(entries)
+}
+
+fn missing(name: &str) -> Error {
+    Error::malformed(Path::new("checkpoint"), name, "is missing")
+}
+
+/// A vector of singles.
+fn floats(name: String, values: &[f32]) -> Entry<'static> {
+    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    bytes_entry(name, "F32", vec![values.len()], bytes.into())
+}
+
+fn bytes_entry<'a>(name: String, dtype: &'static str, shape: Vec<usize>, bytes: Cow<'a, [u8]>) -> Entry<'a> {
+    Entry { name, dtype, shape, bytes: bytes.len(), content: Content::Bytes(bytes) }
+}
+
+/// Adds a matrix under the names that [`crate::packed`] looks for.
+fn add_matrix<'a>(
+    entries: &mut Vec<Entry<'a>>,
+    config: &mut Config,
+    name: &str,
+    shape: [usize; 2],
+    matrix: SourceMatrix<'a>,
+    format: FloatFormat,
+) -> Result<()> {
+    let [rows, cols] = shape;
+    match matrix {
+        SourceMatrix::Trits { scale, rows: read } => {
+            entries.push(Entry {
+                name: format!("{name}.trits"),
+                dtype: "U8",
+                shape: vec![rows.div_ceil(TILE_ROWS), cols.div_ceil(BLOCK_COLS), BLOCK_BYTES],
+                bytes: TernaryMatrix::packed_bytes(rows, cols),
+                content: Content::Trits { rows, cols, read },
+            });
+            match scale {
+                TritScale::Multiply(scale) => entries.push(floats(format!("{name}.scale"), &[scale])),
+                TritScale::Divide(scale) => entries.push(floats(format!("{name}.scale_divisor"), &[scale])),
+                TritScale::Groups { size, scales } => {
+                    let smallest = config.activation_group;
+                    config.activation_group = if smallest == 0 { size } else { smallest.min(size) };
+                    entries.push(group_scales(name, rows, cols, size, &scales));
+                }
+            }
+        }
+        SourceMatrix::Float { dtype, bytes } => match format {
+            FloatFormat::Keep => {
+                let dtype = match dtype {
+                    FloatType::F32 => "F32",
+                    FloatType::F16 => "F16",
+                    FloatType::Bf16 => "BF16",
+                };
+                entries.push(bytes_entry(format!("{name}.weight"), dtype, vec![rows, cols], bytes));
+            }
+            FloatFormat::F16 => {
+                let half = |i| trion_core::numeric::f32_to_f16(float_at(dtype, &bytes, i)).to_le_bytes();
+                let bytes: Vec<u8> = (0..rows * cols).flat_map(half).collect();
+                entries.push(bytes_entry(format!("{name}.weight"), "F16", vec![rows, cols], bytes.into()));
+            }
+            FloatFormat::Int8 => {
+                let mut values = Vec::with_capacity(rows * cols);
+                let mut scales = Vec::with_capacity(rows);
+                for row in 0..rows {
+                    let weights = (0..cols).map(|col| float_at(dtype, &bytes, row * cols + col));
+                    let largest = weights.clone().fold(0.0, |largest: f32, w| largest.max(w.abs()));
+                    let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
+                    scales.push(scale);
+                    values.extend(weights.map(|w| (w / scale).round_ties_even() as i8 as u8));
+                }
+                entries.push(floats(format!("{name}.row_scales"), &scales));
+                entries.push(bytes_entry(format!("{name}.weight"), "I8", vec![rows, cols], values.into()));
+            }
+        },
+    }
+    Ok(())
+}
+
+/// Scales `[rows, groups]` as the kernels read them: `[tiles, groups, 32]`.
+fn group_scales(name: &str, rows: usize, cols: usize, size: usize, scales: &[u16]) -> Entry<'static> {
+    let groups = cols.div_ceil(size);
+    let mut tiled = vec![0_u8; 2 * TernaryMatrix::group_scales(rows, cols, size)];
+    for (i, scale) in scales.iter().enumerate() {
+        let (row, group) = (i / groups, i % groups);
+        let at = (row / TILE_ROWS * groups + group) * TILE_ROWS + row % TILE_ROWS;
+        tiled[2 * at..2 * at + 2].copy_from_slice(&scale.to_le_bytes());
+    }
+    let shape = vec![rows.div_ceil(TILE_ROWS), groups, TILE_ROWS];
+    bytes_entry(format!("{name}.group_scales.{size}"), "F16", shape, tiled.into())
+}
+
+/// `__metadata__`: strings only, by the safetensors format.
+fn metadata(settings: &Settings, config: &Config) -> Value {
+    let config = json!({
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.max_position_embeddings,
+        "rms_norm_eps": config.rms_norm_eps,
+        "projection_norm_eps": config.projection_norm_eps,
+        "rope_theta": config.rope_theta,
+        "hidden_act": match config.hidden_act {
+            Activation::Relu2 => "relu2",
+            Activation::Silu => "silu",
+        },
+        "activation_group": config.activation_group,
+        "bos_token_id": settings.bos_token_id,
+        "eos_token_id": settings.eos_token_ids,
+    });
+    let mut metadata = Map::new();
+    let mut put = |key: &str, value: Option<String>| {
+        if let Some(value) = value {
+            metadata.insert(key.to_owned(), Value::String(value));
+        }
+    };
+    put("format", Some(crate::packed::FORMAT.to_owned()));
+    put("version", Some(crate::packed::VERSION.to_owned()));
+    put("name", Some(settings.name.clone()));
+    put("config", Some(config.to_string()));
+    put("tokenizer.json", settings.tokenizer_json.clone());
+    put("chat_template", settings.chat_template.clone());
+    Value::Object(metadata)
+}
