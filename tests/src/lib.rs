@@ -1,5 +1,7 @@
 //! What the tests share: where data lies, and how references are read.
 
+pub mod oracle;
+
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
