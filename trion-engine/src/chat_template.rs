@@ -1,8 +1,9 @@
 //! From a conversation to a prompt: the Jinja templates that come with chat models.
 //!
 //! Templates are written for the Jinja2 environment of transformers (`apply_chat_template`); this is that environment, for
-//! messages of plain text. A template is a program from a file: it gets no clock, no file and no network, and only a
-//! bounded amount of work and memory.
+//! messages of plain text. A template is a program from a file: it gets no clock, no file and no network, and a bounded
+//! number of steps and bytes of text. One thing minijinja does not bound: lists that a template nests in one another over
+//! and over can exhaust the memory or the stack. Take templates from where you would take a script.
 
 use std::borrow::Cow;
 
@@ -12,8 +13,8 @@ use minijinja::{Environment, ErrorKind, State};
 
 use crate::{Error, Result};
 
-/// Steps and 64-byte units of data of one rendering (minijinja's "fuel"): under a second, and at most 128 MB. A template
-/// takes about 50 steps for a message.
+/// Steps and 64-byte units of text of one rendering (minijinja's "fuel"): under a second, and at most 128 MB of text. A
+/// template takes about 50 steps for a message.
 const FUEL: u64 = 2_000_000;
 
 /// The longest prompt, in bytes.
@@ -166,8 +167,6 @@ impl ChatTemplate {
         environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", raise_exception);
         environment.add_filter("tojson", tojson);
-        // It writes nested values without counting.
-        environment.remove_filter("pprint");
         environment
             .add_template_owned(NAME, without_generation_tags(source).into_owned())
             .map_err(|error| describe(&error))?;
@@ -281,6 +280,7 @@ fn python_method(
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`: nothing is escaped for HTML, keys keep their order.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja takes a filter of this signature")]
 fn tojson(
     state: &State,
     value: &Value,
@@ -292,18 +292,18 @@ fn tojson(
         None => options.get::<Option<usize>>("indent")?,
     };
     if options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false) {
-        return Err(not_json("ensure_ascii=true is not supported".into()));
+        return Err(not_json("ensure_ascii=true is not supported"));
     }
     options.assert_all_used()?;
     if indent.is_some_and(|indent| indent > MAX_JSON_INDENT) {
-        return Err(not_json(format!("indent of more than {MAX_JSON_INDENT}")));
+        return Err(not_json(&format!("indent of more than {MAX_JSON_INDENT}")));
     }
     let mut out = String::new();
     write_json(state, value, indent, 0, &mut out)?;
     Ok(out)
 }
 
-fn not_json(reason: String) -> minijinja::Error {
+fn not_json(reason: &str) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, format!("tojson: {reason}"))
 }
 
@@ -317,7 +317,7 @@ fn write_json(
     // A value may contain another many times over: what is written must be paid for as it grows.
     state.consume_fuel(1 + (indent.unwrap_or(0) * depth) as u64 / 64)?;
     if depth > MAX_JSON_DEPTH {
-        return Err(not_json(format!("more than {MAX_JSON_DEPTH} levels")));
+        return Err(not_json(&format!("more than {MAX_JSON_DEPTH} levels")));
     }
     let line = |depth: usize, out: &mut String| {
         if let Some(indent) = indent {
@@ -359,8 +359,8 @@ fn write_json(
                 line(depth + 1, out);
                 match key.kind() {
                     ValueKind::String => write_json_string(state, &key, out)?,
-                    ValueKind::Number => out.push_str(&format!("\"{key}\"")),
-                    other => return Err(not_json(format!("key of type {other}"))),
+                    ValueKind::Number => out.extend(["\"", key.to_string().as_str(), "\""]),
+                    other => return Err(not_json(&format!("key of type {other}"))),
                 }
                 out.push_str(": ");
                 write_json(state, &value.get_item(&key)?, indent, depth + 1, out)?;
@@ -370,7 +370,7 @@ fn write_json(
             }
             out.push('}');
         }
-        other => return Err(not_json(format!("value of type {other}"))),
+        other => return Err(not_json(&format!("value of type {other}"))),
     }
     Ok(())
 }
@@ -378,7 +378,7 @@ fn write_json(
 fn write_json_string(state: &State, value: &Value, out: &mut String) -> std::result::Result<(), minijinja::Error> {
     let text = value.as_str().unwrap_or_default();
     state.consume_fuel(text.len() as u64 / 64)?;
-    out.push_str(&serde_json::to_string(text).map_err(|error| not_json(error.to_string()))?);
+    out.push_str(&serde_json::to_string(text).map_err(|error| not_json(&error.to_string()))?);
     Ok(())
 }
 

@@ -144,8 +144,7 @@ mod tests {
     #[test]
     fn split_characters_come_out_whole() {
         let tokenizer = byte_level();
-        let crab: Vec<u32> =
-            "🦀".bytes().map(|byte| tokenizer.encode("x", false).unwrap()[0] - 0x78 + u32::from(byte)).collect();
+        let crab: Vec<u32> = "🦀".bytes().map(u32::from).collect();
         let mut stream = TextStream::new(&tokenizer, true);
         assert_eq!(pieces(&mut stream, &tokenizer, &crab), ["", "", "", "🦀", ""]);
         let mut stream = TextStream::new(&tokenizer, true);

@@ -86,15 +86,16 @@ impl Tokenizer {
             prefix: file.prefix,
             suffix: file.suffix,
             special_ids,
-            vocab_size: largest as usize + 1,
+            vocab_size: (largest as usize).saturating_add(1),
         })
     }
 
     /// The ids of `text`. Special tokens written in `text` are recognised; `add_special_tokens` also puts those around it
-    /// that the model expects (most often one at the beginning).
+    /// that the model expects (most often one at the beginning). A character that no token covers becomes the unknown token;
+    /// without one it is left out. A vocabulary with all 256 bytes covers every character.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when a character is in no token and the vocabulary has no token for the unknown.
+    /// [`Error::Tokenizer`] when the unknown token is needed, and the file names one that is not in its vocabulary.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
         if !add_special_tokens {

@@ -220,10 +220,7 @@ fn failing_templates_say_why() {
     assert!(refusal("{{ raise_exception('roles must alternate') }}").contains("roles must alternate"));
     let syntax = ChatTemplate::new("line\n{% if %}").unwrap_err().to_string();
     assert!(syntax.starts_with("chat template: syntax error") && syntax.contains(":2"), "{syntax}");
-    assert!(
-        ChatTemplate::new("{{ 'a' | no_such_filter }}").is_err()
-            || refusal("{{ 'a' | no_such_filter }}").contains("no_such_filter")
-    );
+    assert!(refusal("{{ 'a' | no_such_filter }}").contains("no_such_filter"));
     assert!(refusal("{{ messages + 1 }}").contains('+'));
     assert!(refusal("{{ missing.attribute }}").contains("undefined"));
     assert!(refusal("{% for x in 3 %}{% endfor %}").contains("number"));
@@ -235,30 +232,27 @@ fn failing_templates_say_why() {
 fn hostile_templates_end() {
     let doubled =
         "{% set ns = namespace(x=messages) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}";
-    for source in [
-        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".to_owned(),
-        "{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}".to_owned(),
-        "{% macro again(n) %}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}".to_owned(),
-        "{% include 'chat_template' %}".to_owned(),
-        "{% set ns = namespace(x='xx') %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}".to_owned(),
-        "{% set ns = namespace(x='xx') %}{% for i in range(60) %}{% set ns.x = ns.x.replace('x', ns.x) %}{% endfor %}"
-            .to_owned(),
-        "{% set ns = namespace(x='xx') %}{% for i in range(60) %}{% set ns.x = ns.x.join([ns.x] * 1000) %}{% endfor %}"
-            .to_owned(),
-        "{{ 'x' * 99999999999 }}".to_owned(),
-        "{{ '%99999999999d' | format(1) }}".to_owned(),
-        "{{ '{:99999999999}'.format(1) }}".to_owned(),
-        format!("{doubled}{{{{ ns.x }}}}"),
-        format!("{doubled}{{{{ ns.x ~ '' }}}}"),
-        format!("{doubled}{{{{ ns.x | string }}}}"),
-        format!("{doubled}{{{{ ns.x | join }}}}"),
-        format!("{doubled}{{{{ ns.x | tojson }}}}"),
-        format!("{doubled}{{{{ ns.x | pprint }}}}"),
-        format!("{}{}", "{{ ".to_owned() + &"(".repeat(100_000), "1"),
-        "{{ 'xxxxxxxxxxxxxxxx' * 1100000 }}".to_owned(),
+    let grown = |step: &str| {
+        format!("{{% set ns = namespace(x='xx') %}}{{% for i in range(60) %}}{{% set ns.x = {step} %}}{{% endfor %}}")
+    };
+    for (source, expected) in [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}".to_owned(), "fuel"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}x{% endfor %}{% endfor %}".to_owned(), "fuel"),
+        ("{% macro again(n) %}{{ again(n + 1) }}{% endmacro %}{{ again(0) }}".to_owned(), "recursion limit"),
+        ("{% include 'chat_template' %}".to_owned(), "recursion limit"),
+        (grown("ns.x ~ ns.x"), "fuel"),
+        (grown("[ns.x, ns.x] | join"), "fuel"),
+        (grown("ns.x.replace('x', ns.x)"), "fuel"),
+        (grown("ns.x.join([ns.x] * 1000)"), "fuel"),
+        ("{{ 'x' * 99999999999 }}".to_owned(), "fuel"),
+        ("{{ '%99999999999d' | format(1) }}".to_owned(), "fuel"),
+        ("{{ '{:99999999999}'.format(1) }}".to_owned(), "format"),
+        (format!("{doubled}{{{{ ns.x | tojson }}}}"), "fuel"),
+        (format!("{{{{ {}1", "(".repeat(100_000)), "recursion"),
+        ("{{ 'xxxxxxxxxxxxxxxx' * 1100000 }}".to_owned(), "17600000"),
     ] {
-        let outcome = render(&source, &conversation(), &PROMPT);
-        assert!(outcome.is_err(), "{}", &source[..source.len().min(200)]);
+        let error = render(&source, &conversation(), &PROMPT).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
     }
 }
 

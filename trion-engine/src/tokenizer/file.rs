@@ -62,13 +62,21 @@ struct Model {
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 enum Normalizer {
-    Sequence { normalizers: Vec<Normalizer> },
-    Replace { pattern: StringPattern },
+    Sequence {
+        normalizers: Vec<Normalizer>,
+    },
+    Replace {
+        pattern: StringPattern,
+    },
     Prepend,
-    NFC,
-    NFD,
-    NFKC,
-    NFKD,
+    #[serde(rename = "NFC")]
+    Nfc,
+    #[serde(rename = "NFD")]
+    Nfd,
+    #[serde(rename = "NFKC")]
+    Nfkc,
+    #[serde(rename = "NFKD")]
+    Nfkd,
 }
 
 #[derive(Deserialize)]

@@ -45,7 +45,7 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// The vocabulary of Llama 3 and BitNet b1.58 2B4T, whose official GGUF file lacks `pre`.
+/// The size of the vocabulary of Llama 3 and of `BitNet` b1.58 2B4T, whose official GGUF file lacks `pre`.
 const LLAMA3_VOCABULARY: usize = 128_256;
 
 /// No known `SentencePiece` vocabulary has a token as long (in bytes); it bounds the time to look for merges.

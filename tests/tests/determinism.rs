@@ -1,0 +1,286 @@
+//! The first promise: the same bits on every kernel, any number of threads, any batching, any division into calls, and
+//! after fork, rewind, save and load.
+
+use std::fs;
+
+use trion_engine::{
+    CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
+    SessionOptions,
+};
+use trion_tests::{golden, scratch};
+
+/// Checkpoints that differ in everything that can take another path through the core.
+const MODELS: [&str; 8] = [
+    "bitnet_offline",
+    "bitnet_online",
+    "llama_bitlinear",
+    "llama_rms_norm",
+    "1bitllm",
+    "llama_float",
+    "qwen3_online",
+    "qwen3_groups",
+];
+
+/// Tokens of the prompt: more than two blocks of attention.
+const TOKENS: u32 = 150;
+
+/// A golden model that admits longer contexts than it was made with.
+fn model(test: &str, name: &str) -> Model {
+    let directory = scratch(&format!("{test}-{name}"));
+    for file in fs::read_dir(golden(name)).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
+    }
+    let config = fs::read(directory.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    config["max_position_embeddings"] = 512.into();
+    fs::write(directory.join("config.json"), config.to_string()).unwrap();
+    Model::open(directory).unwrap()
+}
+
+fn prompt(model: &Model) -> Vec<u32> {
+    let vocab_size = model.config().vocab_size as u32;
+    (0..TOKENS).map(|i| (i * i * 5 + 3) % vocab_size).collect()
+}
+
+fn options(cache: CacheType, max_batch: usize) -> SessionOptions {
+    SessionOptions { cache, max_batch, ..SessionOptions::new(TOKENS as usize + 10) }
+}
+
+fn bits(logits: Option<&[f32]>) -> Vec<u32> {
+    logits.expect("logits are ready").iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// The last token's logits, one token after another on the scalar kernel and one thread.
+fn plain(model: &Model, cache: CacheType) -> Vec<u32> {
+    let scalar = Kernel::new(Isa::Scalar).unwrap();
+    let mut session = Session::with_kernel(model, options(cache, 1), scalar).unwrap();
+    for token in prompt(model) {
+        session.evaluate(&[token], &Serial).unwrap();
+    }
+    bits(session.logits())
+}
+
+#[test]
+fn kernels_threads_and_batches_change_no_bit() {
+    let pools: Vec<Pool> = [1, 2, 3, 7].map(|threads| Pool::new(threads).unwrap()).into();
+    for name in MODELS {
+        let model = model("kernels_threads_and_batches_change_no_bit", name);
+        let prompt = prompt(&model);
+        for cache in [CacheType::F32, CacheType::F16] {
+            let expected = plain(&model, cache);
+            for kernel in Kernel::available() {
+                for pool in &pools {
+                    for max_batch in [1, 3, 64, 150] {
+                        let options = options(cache, max_batch);
+                        let mut session = Session::with_kernel(&model, options, kernel).unwrap();
+                        session.evaluate(&prompt, pool).unwrap();
+                        let what = (name, kernel.isa(), pool.threads(), max_batch);
+                        assert_eq!(bits(session.logits()), expected, "{what:?}");
+                    }
+                }
+                for piece in [1, 3, 64] {
+                    let mut session = Session::with_kernel(&model, options(cache, 64), kernel).unwrap();
+                    for piece in prompt.chunks(piece) {
+                        session.evaluate(piece, &pools[1]).unwrap();
+                    }
+                    assert_eq!(bits(session.logits()), expected, "{name}, pieces of {piece}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn any_budget_gives_the_same_bits_and_bounds_the_work() {
+    for name in ["bitnet_offline", "qwen3_groups"] {
+        let model = model("any_budget_gives_the_same_bits_and_bounds_the_work", name);
+        let prompt = prompt(&model);
+        let expected = plain(&model, CacheType::F32);
+        let units = trion_core::Session::units_per_token(model.config());
+        let pool = Pool::new(2).unwrap();
+        let mut calls = Vec::new();
+        for budget in [1, 2, 7, 64, 1000, usize::MAX] {
+            for max_batch in [1, 5, 64] {
+                let mut session = Session::new(&model, options(CacheType::F32, max_batch)).unwrap();
+                session.push(&prompt).unwrap();
+                let mut count = 1;
+                while session.advance(budget, &pool).unwrap() == Progress::More {
+                    assert_eq!(session.logits(), None);
+                    count += 1;
+                    assert!(count <= units * prompt.len(), "{name}: {count} calls for {} tokens", prompt.len());
+                }
+                assert_eq!(bits(session.logits()), expected, "{name}, budget {budget}, batch {max_batch}");
+                calls.push((budget, max_batch, count));
+            }
+        }
+        println!("{name}: {units} units a token; (budget, batch, calls) {calls:?}");
+        let count = |wanted| calls.iter().find(|(budget, batch, _)| (*budget, *batch) == wanted).unwrap().2;
+        assert!(count((1, 1)) > count((7, 1)) && count((7, 1)) > count((1000, 1)));
+        assert_eq!(count((usize::MAX, 64)), 1);
+        // One token at a time, a budget of one unit stops after each: nothing is done in larger steps.
+        assert!(count((1, 1)) > TOKENS as usize * model.config().num_hidden_layers * 20);
+    }
+}
+
+#[test]
+fn no_budget_does_no_work() {
+    let model = model("no_budget_does_no_work", "bitnet_offline");
+    let mut session = Session::new(&model, options(CacheType::F32, 8)).unwrap();
+    session.push(&[1, 2, 3]).unwrap();
+    for _ in 0..10 {
+        assert_eq!(session.advance(0, &Serial).unwrap(), Progress::More);
+    }
+    assert_eq!(session.advance(usize::MAX, &Serial).unwrap(), Progress::Ready);
+}
+
+#[test]
+fn all_logits_are_those_of_each_last_token() {
+    for name in MODELS {
+        let model = model("all_logits_are_those_of_each_last_token", name);
+        let prompt = prompt(&model);
+        let all = SessionOptions { logits: Logits::All, ..options(CacheType::F32, TOKENS as usize) };
+        let mut session = Session::new(&model, all).unwrap();
+        let rows = bits(Some(session.evaluate(&prompt, &Serial).unwrap()));
+        let mut one = Session::new(&model, options(CacheType::F32, 1)).unwrap();
+        for (token, row) in prompt.iter().zip(rows.chunks(model.config().vocab_size)) {
+            one.evaluate(&[*token], &Serial).unwrap();
+            assert_eq!(bits(one.logits()), row, "{name}");
+        }
+    }
+}
+
+#[test]
+fn fork_rewind_save_and_load_change_no_bit() {
+    let pool = Pool::new(2).unwrap();
+    for name in MODELS {
+        let model = model("fork_rewind_save_and_load_change_no_bit", name);
+        let prompt = prompt(&model);
+        for cache in [CacheType::F32, CacheType::F16] {
+            let expected = plain(&model, cache);
+            for cut in [1, 33, 64, 149] {
+                let mut session = Session::new(&model, options(cache, 64)).unwrap();
+                session.evaluate(&prompt[..cut], &pool).unwrap();
+
+                let mut fork = session.fork().unwrap();
+                assert_eq!(bits(fork.logits()), bits(session.logits()));
+                fork.evaluate(&prompt[cut..], &pool).unwrap();
+                assert_eq!(bits(fork.logits()), expected, "{name}: fork at {cut}");
+
+                let mut loaded = Session::new(&model, options(cache, 3)).unwrap();
+                loaded.evaluate(&prompt[..7], &pool).unwrap();
+                loaded.load(&session.save().unwrap()).unwrap();
+                assert_eq!(loaded.tokens(), session.tokens());
+                assert_eq!(bits(loaded.logits()), bits(session.logits()));
+                loaded.evaluate(&prompt[cut..], &pool).unwrap();
+                assert_eq!(bits(loaded.logits()), expected, "{name}: load at {cut}");
+
+                session.evaluate(&[0, 1, 2], &pool).unwrap();
+                session.rewind(cut).unwrap();
+                assert_eq!(session.logits(), None);
+                session.evaluate(&prompt[cut..], &pool).unwrap();
+                assert_eq!(bits(session.logits()), expected, "{name}: rewind to {cut}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_token_under_way_can_be_forked_saved_and_rewound() {
+    let model = model("a_token_under_way_can_be_forked_saved_and_rewound", "bitnet_offline");
+    let prompt = prompt(&model);
+    let expected = plain(&model, CacheType::F32);
+    let finish = |session: &mut Session| {
+        while session.advance(usize::MAX, &Serial).unwrap() == Progress::More {}
+        bits(session.logits())
+    };
+    for stops in [1, 10, 50, 200] {
+        let mut session = Session::new(&model, options(CacheType::F32, 16)).unwrap();
+        session.push(&prompt).unwrap();
+        for _ in 0..stops {
+            assert_eq!(session.advance(5, &Serial).unwrap(), Progress::More);
+        }
+        let mut fork = session.fork().unwrap();
+        assert_eq!(finish(&mut fork), expected);
+        let mut loaded = Session::new(&model, options(CacheType::F32, 5)).unwrap();
+        loaded.load(&session.save().unwrap()).unwrap();
+        assert_eq!(finish(&mut loaded), expected);
+        let mut rewound = session.fork().unwrap();
+        rewound.rewind(20).unwrap();
+        rewound.push(&prompt[20..]).unwrap();
+        assert_eq!(finish(&mut rewound), expected);
+        assert_eq!(finish(&mut session), expected);
+    }
+}
+
+/// A host's job system that runs jobs one after another, some not at all: the work is still complete.
+struct OddHost(usize);
+
+impl Parallel for OddHost {
+    fn threads(&self) -> usize {
+        8
+    }
+
+    fn run(&self, work: &(dyn Fn() + Sync)) {
+        std::thread::scope(|scope| {
+            for _ in 0..self.0 {
+                scope.spawn(work);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_host_cannot_divide_work_wrongly() {
+    let model = model("a_host_cannot_divide_work_wrongly", "llama_bitlinear");
+    let expected = plain(&model, CacheType::F32);
+    for calls in [0, 1, 5] {
+        let mut session = Session::new(&model, options(CacheType::F32, 64)).unwrap();
+        session.evaluate(&prompt(&model), &OddHost(calls)).unwrap();
+        assert_eq!(bits(session.logits()), expected, "{calls} calls");
+    }
+}
+
+#[test]
+fn samplers_repeat_themselves() {
+    let model = model("samplers_repeat_themselves", "bitnet_offline");
+    let sampled = |seed| {
+        let options = SamplerOptions {
+            temperature: 0.9,
+            top_k: 20,
+            top_p: 0.95,
+            min_p: 0.01,
+            repetition_penalty: 1.1,
+            seed,
+            ..SamplerOptions::GREEDY
+        };
+        let mut sampler = Sampler::new(options).unwrap();
+        let mut session = Session::new(&model, self::options(CacheType::F32, 8)).unwrap();
+        session.evaluate(&[1, 2, 3], &Serial).unwrap();
+        for _ in 0..60 {
+            let token = sampler.sample(session.logits().unwrap(), session.tokens());
+            session.evaluate(&[token], &Serial).unwrap();
+        }
+        session.tokens().to_vec()
+    };
+    assert_eq!(sampled(7), sampled(7));
+    assert_ne!(sampled(7), sampled(8));
+}
+
+#[test]
+fn two_sessions_share_a_pool_and_a_model() {
+    let model = model("two_sessions_share_a_pool_and_a_model", "bitnet_online");
+    let expected = plain(&model, CacheType::F32);
+    let pool = Pool::new(3).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let mut session = Session::new(&model, options(CacheType::F32, 16)).unwrap();
+                    session.evaluate(&prompt(&model), &pool).unwrap();
+                    assert_eq!(bits(session.logits()), expected);
+                }
+            });
+        }
+    });
+}
