@@ -28,6 +28,7 @@ mod packed;
 
 mod model;
 mod pool;
+mod random;
 mod session;
 
 #[cfg(feature = "text")]
@@ -45,7 +46,8 @@ pub use generate::{GenerateOptions, Generated, StopReason, continue_session, gen
 pub use model::Model;
 pub use pack::{FloatFormat, PackOptions, quantize};
 pub use pool::Pool;
+pub use random::random_model;
 pub use session::Session;
 pub use trion_core::{
-    CacheType, Config, Isa, Kernel, Logits, Parallel, Progress, Sampler, SamplerOptions, Serial, SessionOptions,
+    Activation, CacheType, Config, Isa, Kernel, Logits, Parallel, Progress, Sampler, SamplerOptions, Serial, SessionOptions,
 };

@@ -91,6 +91,11 @@ impl Model {
         Self::from_storage(path, Storage::Mapped(image))
     }
 
+    /// A model in memory that was packed here.
+    pub(crate) fn from_image(image: Mmap) -> Result<Self> {
+        Self::from_storage(Path::new("memory"), Storage::Mapped(image))
+    }
+
     /// A model in the bytes of a packed file, which are copied.
     ///
     /// # Errors
