@@ -1,0 +1,80 @@
+//! Chores of this repository: `cargo xtask NAME`.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "cargo xtask NAME
+
+  test    every test, of the workspace and of the README's examples
+  ci      formatting, lints, tests, and the build without optional features
+  golden  makes tests/golden anew (needs Python; installs transformers into .venv)
+  bench   speed at the 2b4t shape: cargo xtask bench [THREADS]
+";
+
+/// What a chore gives: nothing, or which command failed.
+type Outcome = Result<(), String>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("test") => test(),
+        Some("ci") => ci(),
+        Some("golden") => golden(),
+        Some("bench") => bench(arguments.get(1).map_or("0", String::as_str)),
+        _ => Err(HELP.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn test() -> Outcome {
+    run("cargo", &["test", "--workspace", "--locked"])
+}
+
+fn ci() -> Outcome {
+    run("cargo", &["fmt", "--all", "--check"])?;
+    run("cargo", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
+    test()?;
+    // Embedders of small programs leave these out.
+    run("cargo", &["check", "--locked", "-p", "trion-engine", "--no-default-features"])?;
+    run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])
+}
+
+fn golden() -> Outcome {
+    let python = root().join(".venv/bin/python");
+    if !python.exists() {
+        run("python3", &["-m", "venv", ".venv"])?;
+        let packages = ["transformers==5.23.*", "torch", "accelerate", "safetensors", "numpy", "gguf==0.19.*"];
+        let mut install = vec!["-m", "pip", "install", "--quiet"];
+        install.extend(packages);
+        run(&python.to_string_lossy(), &install)?;
+    }
+    run(&python.to_string_lossy(), &["tests/golden/make.py"])
+}
+
+fn bench(threads: &str) -> Outcome {
+    let shape = ["run", "--release", "--bin", "trion", "--", "bench", "--shape", "2b4t", "--threads", threads];
+    run("cargo", &shape)
+}
+
+/// Runs a command at the root of the repository.
+fn run(program: &str, arguments: &[&str]) -> Outcome {
+    let what = format!("{program} {}", arguments.join(" "));
+    println!("$ {what}");
+    let status = Command::new(program)
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("{what}: {e}"))?;
+    if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
