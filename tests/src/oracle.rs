@@ -37,12 +37,7 @@ const NEAR: f64 = 1e-4;
 ///
 /// # Errors
 /// The difference that is left when no tie brings them closer.
-pub fn ties_that_explain(
-    model: &Model<'_>,
-    tokens: &[u32],
-    logits: &[f32],
-    tolerance: f32,
-) -> Result<Vec<Tie>, f32> {
+pub fn ties_that_explain(model: &Model<'_>, tokens: &[u32], logits: &[f32], tolerance: f32) -> Result<Vec<Tie>, f32> {
     // The first token that differs, and the sum of its differences: flips are judged by how far they push them back.
     let vocab_size = model.config().vocab_size;
     let judge = |found: &[f32]| {
@@ -89,7 +84,8 @@ impl Pass<'_> {
         let config = *model.config();
         let mut hidden: Vec<Vec<f64>> = tokens.iter().map(|token| row(model.embedding(), *token as usize)).collect();
         for layer in model.layers() {
-            let project = |pass: &mut Self, projection: Projection, x: &[f64]| pass.linear(layer.projection(projection), x);
+            let project =
+                |pass: &mut Self, projection: Projection, x: &[f64]| pass.linear(layer.projection(projection), x);
             let normed = |x: &[f64], norm: LayerNorm| match layer.norm(norm) {
                 Some(weight) => rms_norm(x, weight, config.rms_norm_eps),
                 None => x.to_vec(),
@@ -97,14 +93,13 @@ impl Pass<'_> {
             let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
             for (position, h) in hidden.iter().enumerate() {
                 let x = normed(h, LayerNorm::Attention);
-                for (projection, norm, out) in [
-                    (Projection::Query, LayerNorm::Query, &mut queries),
-                    (Projection::Key, LayerNorm::Key, &mut keys),
-                ] {
+                for (projection, norm, out) in
+                    [(Projection::Query, LayerNorm::Query, &mut queries), (Projection::Key, LayerNorm::Key, &mut keys)]
+                {
                     let heads = project(self, projection, &x);
-                    let rotated = heads.chunks(config.head_dim).flat_map(|head| {
-                        rotate(&normed(head, norm), position, config.rope_theta)
-                    });
+                    let rotated = heads
+                        .chunks(config.head_dim)
+                        .flat_map(|head| rotate(&normed(head, norm), position, config.rope_theta));
                     out.push(rotated.collect::<Vec<_>>());
                 }
                 values.push(project(self, Projection::Value, &x));

@@ -33,9 +33,11 @@ fn a_program_without_libc_generates_the_same_tokens() {
         expected.push(u64::from(token));
         session.evaluate(&[token], &Serial).unwrap();
     }
-    let hash = session.logits().unwrap().iter().fold(0_u64, |hash, logit| {
-        hash.wrapping_mul(31).wrapping_add(u64::from(logit.to_bits()))
-    });
+    let hash = session
+        .logits()
+        .unwrap()
+        .iter()
+        .fold(0_u64, |hash, logit| hash.wrapping_mul(31).wrapping_add(u64::from(logit.to_bits())));
     expected.push(hash);
     assert_eq!(numbers, expected);
     println!("{} bytes without libc: {:?}", program.metadata().unwrap().len(), numbers);

@@ -66,7 +66,9 @@ fn check(name: &str, model: &Model, reference_file: &Path, tolerance: f32) -> us
     for (key, values) in &reference {
         let Some(suffix) = key.strip_prefix("input_ids") else { continue };
         let Values::I32(ids) = values else { panic!("{key} holds no ids") };
-        let Some(Values::F32(expected)) = reference.get(&format!("logits{suffix}")) else { panic!("no logits{suffix}") };
+        let Some(Values::F32(expected)) = reference.get(&format!("logits{suffix}")) else {
+            panic!("no logits{suffix}")
+        };
         let found = logits(model, ids);
         let (mean, largest) = differences(&found, expected);
         let tie = if largest < tolerance {

@@ -330,12 +330,7 @@ fn check_matrix(
     }
 }
 
-fn check_vector(
-    tensor: &'static str,
-    layer: Option<usize>,
-    values: &[f32],
-    length: usize,
-) -> Result<(), Error> {
+fn check_vector(tensor: &'static str, layer: Option<usize>, values: &[f32], length: usize) -> Result<(), Error> {
     if values.len() != length {
         return Err(Error::Shape { tensor, layer, found: [1, values.len()], expected: [1, length] });
     }

@@ -181,9 +181,9 @@ impl<'w> TernaryMatrix<'w> {
             let scale = match self.rescale {
                 Rescale::Multiply(scale) => scale,
                 Rescale::Divide(scale) => 1.0 / scale,
-                Rescale::Groups { size, .. } => {
-                    self.scales_of(row / TILE_ROWS, b * BLOCK_COLS / size).map_or(0.0, |s| f16_to_f32(s[row % TILE_ROWS]))
-                }
+                Rescale::Groups { size, .. } => self
+                    .scales_of(row / TILE_ROWS, b * BLOCK_COLS / size)
+                    .map_or(0.0, |s| f16_to_f32(s[row % TILE_ROWS])),
             };
             for (out, trit) in out.iter_mut().zip(trits) {
                 *out = f32::from(trit) * scale;

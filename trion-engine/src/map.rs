@@ -40,8 +40,8 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 /// # Errors
 /// [`Error::Argument`] if there is not enough memory.
 pub(crate) fn zeros(bytes: usize) -> Result<MmapMut> {
-    let map = MmapMut::map_anon(bytes.max(1))
-        .map_err(|e| Error::Argument(format!("no memory for {bytes} bytes: {e}")))?;
+    let map =
+        MmapMut::map_anon(bytes.max(1)).map_err(|e| Error::Argument(format!("no memory for {bytes} bytes: {e}")))?;
     #[cfg(target_os = "linux")]
     if bytes >= HUGE_PAGES_FROM {
         let _ = map.advise(memmap2::Advice::HugePage);

@@ -204,11 +204,7 @@ impl Model {
 }
 
 /// Packs whatever lies at `path`, in memory.
-pub(crate) fn read_checkpoint(
-    path: &Path,
-    options: &PackOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Mmap> {
+pub(crate) fn read_checkpoint(path: &Path, options: &PackOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Mmap> {
     if path.is_dir() {
         return pack(&HfCheckpoint::open(path)?, options, progress);
     }
@@ -221,7 +217,8 @@ pub(crate) fn read_checkpoint(
     if path.extension().is_some_and(|e| e == "safetensors") && directory.join("config.json").exists() {
         return pack(&HfCheckpoint::open(&directory)?, options, progress);
     }
-    let message = "is none of a file packed by Trion, a GGUF file, and a directory with config.json and safetensors files";
+    let message =
+        "is none of a file packed by Trion, a GGUF file, and a directory with config.json and safetensors files";
     Err(Error::unsupported(path, "file", message))
 }
 

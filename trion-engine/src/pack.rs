@@ -94,10 +94,8 @@ pub(crate) fn pack(
     let mut end = 0;
     for entry in &entries {
         let offsets = json!([end, end + entry.bytes]);
-        header.insert(
-            entry.name.clone(),
-            json!({ "dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets }),
-        );
+        header
+            .insert(entry.name.clone(), json!({ "dtype": entry.dtype, "shape": entry.shape, "data_offsets": offsets }));
         end += entry.bytes;
     }
     let mut header = Value::Object(header).to_string();
@@ -131,11 +129,7 @@ pub(crate) fn pack(
 }
 
 /// All tensors, those with the strictest alignment first: trits, then 4-byte, 2-byte and 1-byte numbers.
-fn entries<'a>(
-    checkpoint: &'a dyn Checkpoint,
-    options: &PackOptions,
-    config: &mut Config,
-) -> Result<Vec<Entry<'a>>> {
+fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &mut Config) -> Result<Vec<Entry<'a>>> {
     let mut entries = Vec::new();
     let mut required = |id: MatrixId, name: String, shape: [usize; 2], format: FloatFormat| -> Result<()> {
         let matrix = checkpoint.matrix(id)?.ok_or_else(|| missing(&name))?;

@@ -95,7 +95,8 @@ impl<'f, 'a> PackedFile<'f, 'a> {
     pub(crate) fn settings(&self) -> Result<Settings> {
         let place = "__metadata__.config";
         let text = self.text("config").ok_or_else(|| self.malformed(place, "is missing, expected JSON"))?;
-        let c: PackedConfig = serde_json::from_str(text).map_err(|e| self.malformed(place, format!("is wrong: {e}")))?;
+        let c: PackedConfig =
+            serde_json::from_str(text).map_err(|e| self.malformed(place, format!("is wrong: {e}")))?;
         let config = Config {
             vocab_size: c.vocab_size,
             hidden_size: c.hidden_size,

@@ -67,11 +67,8 @@ fn bench(threads: &str) -> Outcome {
 fn run(program: &str, arguments: &[&str]) -> Outcome {
     let what = format!("{program} {}", arguments.join(" "));
     println!("$ {what}");
-    let status = Command::new(program)
-        .args(arguments)
-        .current_dir(root())
-        .status()
-        .map_err(|e| format!("{what}: {e}"))?;
+    let status =
+        Command::new(program).args(arguments).current_dir(root()).status().map_err(|e| format!("{what}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
 }
 

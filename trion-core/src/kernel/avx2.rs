@@ -138,9 +138,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn load_i8(self, from: &[i8; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 8 of the 32 bytes of `from`; `self` proves AVX2.
-        Lanes([0, 8, 16, 24].map(|i| unsafe {
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(i).cast())))
-        }))
+        Lanes(
+            [0, 8, 16, 24]
+                .map(|i| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(i).cast()))) }),
+        )
     }
     #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {

@@ -121,9 +121,7 @@ impl Simd for Avx512 {
     fn load_i8(self, from: &[i8; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 16 of the 32 bytes of `from`; `self` proves AVX-512 F.
-        Lanes([0, 16].map(|i| unsafe {
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(i).cast())))
-        }))
+        Lanes([0, 16].map(|i| unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(i).cast()))) }))
     }
     #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {

@@ -14,9 +14,9 @@ pub(crate) mod bands;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod detect;
+mod scalar;
 #[cfg(test)]
 mod tests;
-mod scalar;
 mod vector;
 
 use scalar::Scalar;

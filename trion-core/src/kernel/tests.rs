@@ -80,8 +80,7 @@ fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut
                 expected[t * rows + r] = acc as f32 / scale * 0.75;
             }
         }
-        let input =
-            Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
+        let input = Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
         for kernel in Kernel::available() {
             let stride = rows.next_multiple_of(TILE_ROWS);
             let mut out = vec![f32::NAN; tokens * stride];

@@ -268,25 +268,33 @@ impl Pass<'_, '_, '_> {
         let span = activation_span(&linear.matrix);
         let (input_stride, q_stride, spans) = (config.widest_input(), quantized_stride(config), spans(config));
         // A row of each buffer is a band, so that every token is a task of its own.
-        let mut inputs = Bands::new(&mut memory.input[..self.batch * input_stride], self.batch * input_stride, input_stride);
+        let mut inputs =
+            Bands::new(&mut memory.input[..self.batch * input_stride], self.batch * input_stride, input_stride);
         let mut quantized = Bands::new(&mut memory.quantized[..self.batch * q_stride], self.batch * q_stride, q_stride);
         let mut scales = Bands::new(&mut memory.scales[..self.batch * spans], self.batch * spans, spans);
         let kernel = self.kernel;
-        for_each_band(self.parallel, units, (&mut inputs, &mut quantized, &mut scales), |unit, (mut x, mut q, mut scales)| {
-            let x = &mut x.row(0)[..cols];
-            x.copy_from_slice(&source[(skip + unit) * cols..][..cols]);
-            if let Some(weight) = norm {
-                kernel.run(RmsNorm { x, weight, eps: config.rms_norm_eps });
-            }
-            if let Some(weight) = linear.norm {
-                kernel.run(RmsNorm { x, weight, eps: config.projection_norm_eps });
-            }
-            let Some(span) = span else { return };
-            let q = &mut q.row(0)[..cols.next_multiple_of(BLOCK_COLS)];
-            for ((x, q), scale) in x.chunks(span).zip(q.chunks_mut(span.next_multiple_of(BLOCK_COLS))).zip(scales.row(0)) {
-                *scale = kernel.run(Quantize { x, out: q });
-            }
-        });
+        for_each_band(
+            self.parallel,
+            units,
+            (&mut inputs, &mut quantized, &mut scales),
+            |unit, (mut x, mut q, mut scales)| {
+                let x = &mut x.row(0)[..cols];
+                x.copy_from_slice(&source[(skip + unit) * cols..][..cols]);
+                if let Some(weight) = norm {
+                    kernel.run(RmsNorm { x, weight, eps: config.rms_norm_eps });
+                }
+                if let Some(weight) = linear.norm {
+                    kernel.run(RmsNorm { x, weight, eps: config.projection_norm_eps });
+                }
+                let Some(span) = span else { return };
+                let q = &mut q.row(0)[..cols.next_multiple_of(BLOCK_COLS)];
+                for ((x, q), scale) in
+                    x.chunks(span).zip(q.chunks_mut(span.next_multiple_of(BLOCK_COLS))).zip(scales.row(0))
+                {
+                    *scale = kernel.run(Quantize { x, out: q });
+                }
+            },
+        );
     }
 
     fn multiply(&mut self, layer: &Layer<'_>, projection: Projection, tiles: Range<usize>) {
@@ -301,7 +309,8 @@ impl Pass<'_, '_, '_> {
             Projection::Up => (memory.intermediate, Sink::Activate(self.model.config().hidden_act)),
             Projection::Output | Projection::Down => (memory.hidden, Sink::Add),
         };
-        let input = prepared(self.model.config(), &linear.matrix, self.batch, memory.input, memory.quantized, memory.scales);
+        let input =
+            prepared(self.model.config(), &linear.matrix, self.batch, memory.input, memory.quantized, memory.scales);
         let mut out = Bands::new(&mut out[..self.batch * rows], rows, TILE_ROWS);
         let kernel = self.kernel;
         for_each_band(self.parallel, tiles, (&mut out, &mut (), &mut ()), |tile, (out, (), ())| {
@@ -379,13 +388,7 @@ struct Heads<'a> {
 
 impl Heads<'_> {
     /// Unit u is token u % batch of head u / batch: a head's tokens follow each other, and share its scores.
-    fn attend<F: CacheFormat>(
-        &self,
-        cache: &Cache<'_, F>,
-        query: &mut [f32],
-        scores: &mut [f32],
-        units: Range<usize>,
-    ) {
+    fn attend<F: CacheFormat>(&self, cache: &Cache<'_, F>, query: &mut [f32], scores: &mut [f32], units: Range<usize>) {
         let (head_dim, batch) = (self.config.head_dim, self.batch);
         let group = self.config.num_attention_heads / self.config.num_key_value_heads;
         let query_size = self.config.query_size();
@@ -393,15 +396,20 @@ impl Heads<'_> {
         let scores_total = scores.len();
         let mut scores = Bands::new(scores, scores_total, scores_len(self.context));
         let heads = units.start / batch..units.end.div_ceil(batch);
-        for_each_band(self.parallel, heads, (&mut queries, &mut scores, &mut ()), |head, (mut query, mut scores, ())| {
-            let from = units.start.max(head * batch) - head * batch;
-            let to = units.end.min((head + 1) * batch) - head * batch;
-            for t in from..to {
-                let (keys, values) = cache.head(self.layer, head / group, self.first + t + 1);
-                let attention = Attention::<F> { query: query.row(t), keys, values, scores: scores.row(0) };
-                self.kernel.run(attention);
-            }
-        });
+        for_each_band(
+            self.parallel,
+            heads,
+            (&mut queries, &mut scores, &mut ()),
+            |head, (mut query, mut scores, ())| {
+                let from = units.start.max(head * batch) - head * batch;
+                let to = units.end.min((head + 1) * batch) - head * batch;
+                for t in from..to {
+                    let (keys, values) = cache.head(self.layer, head / group, self.first + t + 1);
+                    let attention = Attention::<F> { query: query.row(t), keys, values, scores: scores.row(0) };
+                    self.kernel.run(attention);
+                }
+            },
+        );
     }
 }
 

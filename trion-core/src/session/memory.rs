@@ -148,12 +148,8 @@ impl<'b> Memory<'b> {
         let logits = cut(rest, sizes.logits)?;
         let (context, heads, head_dim) = (options.context, config.num_key_value_heads, config.head_dim);
         let cache = match options.cache {
-            CacheType::F32 => {
-                KvCache::F32(Cache::<F32> { memory: cut(rest, sizes.cache)?, context, heads, head_dim })
-            }
-            CacheType::F16 => {
-                KvCache::F16(Cache::<F16> { memory: cut(rest, sizes.cache)?, context, heads, head_dim })
-            }
+            CacheType::F32 => KvCache::F32(Cache::<F32> { memory: cut(rest, sizes.cache)?, context, heads, head_dim }),
+            CacheType::F16 => KvCache::F16(Cache::<F16> { memory: cut(rest, sizes.cache)?, context, heads, head_dim }),
         };
         Ok(Memory {
             tokens,

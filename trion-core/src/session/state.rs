@@ -2,8 +2,8 @@
 
 use super::forward::Cursor;
 use super::{Logits, Session};
-use crate::error::StateError;
 use crate::Error;
+use crate::error::StateError;
 
 /// The first bytes of a saved state; the last is the version of the format.
 const MAGIC: [u8; 8] = *b"TRIONST\x01";

@@ -177,8 +177,7 @@ fn check_shape(tensor: &Tensor<'_>, expected: [usize; 2]) -> Result<()> {
 fn float_or_groups<'a>(tensor: &Tensor<'a>, shape: [usize; 2]) -> Result<SourceMatrix<'a>> {
     let (dtype, bytes) = float_matrix(tensor, shape)?;
     let [rows, cols] = shape;
-    Ok(grouped_trits(dtype, bytes, rows, cols)
-        .unwrap_or(SourceMatrix::Float { dtype, bytes: Cow::Borrowed(bytes) }))
+    Ok(grouped_trits(dtype, bytes, rows, cols).unwrap_or(SourceMatrix::Float { dtype, bytes: Cow::Borrowed(bytes) }))
 }
 
 /// Bits 2k and 2k + 1 of byte `[r, i]` of a U8 tensor `[rows / 4, cols]` hold trit + 1 of row r + k rows / 4, column i.

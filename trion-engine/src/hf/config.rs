@@ -74,9 +74,7 @@ impl<'a> Object<'a> {
     }
 
     fn flag(&self, key: &str) -> Result<Option<bool>> {
-        self.get(key)
-            .map(|value| value.as_bool().ok_or_else(|| self.wrong(key, value, "true or false")))
-            .transpose()
+        self.get(key).map(|value| value.as_bool().ok_or_else(|| self.wrong(key, value, "true or false"))).transpose()
     }
 
     fn text_or(&self, key: &str, default: &'a str) -> Result<&'a str> {
@@ -158,7 +156,8 @@ impl HfConfig {
             eos.sort_unstable();
             eos.dedup();
         }
-        let name = directory.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+        let name =
+            directory.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         let settings = Settings {
             config,
             bos_token_id: bos,

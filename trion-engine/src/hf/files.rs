@@ -60,8 +60,8 @@ impl TensorFiles {
             return Ok(files);
         }
         let text = fs::read(&index).map_err(|e| Error::io(&index, e))?;
-        let json: Value = serde_json::from_slice(&text)
-            .map_err(|e| Error::malformed(&index, "file", format!("is not JSON: {e}")))?;
+        let json: Value =
+            serde_json::from_slice(&text).map_err(|e| Error::malformed(&index, "file", format!("is not JSON: {e}")))?;
         let Some(Value::Object(weight_map)) = json.get("weight_map") else {
             return Err(Error::malformed(&index, "weight_map", "is missing, expected an object of file names"));
         };
@@ -80,7 +80,11 @@ impl TensorFiles {
                 }
             };
             if files.shards[shard].metadata.info(tensor).is_none() {
-                return Err(Error::malformed(&index, tensor.as_str(), format!("is not in {file}, where the index puts it")));
+                return Err(Error::malformed(
+                    &index,
+                    tensor.as_str(),
+                    format!("is not in {file}, where the index puts it"),
+                ));
             }
             files.tensors.insert(tensor.clone(), shard);
         }
