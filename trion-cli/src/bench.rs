@@ -1,0 +1,230 @@
+//! `trion bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use trion_core::{FloatData, Matrix};
+use trion_engine::{Activation, Config, Model, Parallel, Session, SessionOptions, random_model};
+
+use crate::common::{CacheName, ComputeArguments, Outcome, open};
+use crate::generate::rate;
+use crate::quantize::FormatName;
+
+/// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
+const BANDWIDTH_WORDS: usize = 64 << 20;
+/// Numbers that a thread reads at once.
+const CHUNK: usize = 1 << 15;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A packed file, a Hugging Face directory or a GGUF file [default: the model inside this program]
+    #[arg(conflicts_with = "shape")]
+    model: Option<PathBuf>,
+    /// Random trits in the shape of a known model instead
+    #[arg(long, value_enum)]
+    shape: Option<Shape>,
+    /// Number format of the embedding and head of a shape
+    #[arg(long, value_enum, default_value_t = FormatName::Keep)]
+    head: FormatName,
+    /// Tokens of the prompt
+    #[arg(long, default_value_t = 512)]
+    prompt: usize,
+    /// Tokens to decode
+    #[arg(long, default_value_t = 64)]
+    decode: usize,
+    /// Tokens of the prompt that go through the model together
+    #[arg(long, default_value_t = 64)]
+    batch: usize,
+    /// Measurements; the median counts
+    #[arg(long, default_value_t = 3)]
+    repeats: usize,
+    /// Number format of keys and values
+    #[arg(long, value_enum, default_value_t = CacheName::F32)]
+    cache: CacheName,
+    #[command(flatten)]
+    compute: ComputeArguments,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shape {
+    /// microsoft/bitnet-b1.58-2B-4T
+    #[value(name = "2b4t")]
+    Bitnet2B4T,
+    /// `1bitLLM/bitnet_b1_58-large`
+    #[value(name = "0.7b")]
+    Bitnet07B,
+    /// The model inside this program
+    #[value(name = "14m")]
+    Classics14M,
+}
+
+impl Shape {
+    fn config(self) -> Config {
+        let base = Config {
+            vocab_size: 128_256,
+            hidden_size: 2560,
+            intermediate_size: 6912,
+            num_hidden_layers: 30,
+            num_attention_heads: 20,
+            num_key_value_heads: 5,
+            head_dim: 128,
+            max_position_embeddings: 4096,
+            rms_norm_eps: 1e-5,
+            projection_norm_eps: 1e-6,
+            rope_theta: 500_000.0,
+            hidden_act: Activation::Relu2,
+            activation_group: 0,
+        };
+        match self {
+            Shape::Bitnet2B4T => base,
+            Shape::Bitnet07B => Config {
+                vocab_size: 32_002,
+                hidden_size: 1536,
+                intermediate_size: 4096,
+                num_hidden_layers: 24,
+                num_attention_heads: 16,
+                num_key_value_heads: 16,
+                head_dim: 96,
+                max_position_embeddings: 2048,
+                rope_theta: 10_000.0,
+                hidden_act: Activation::Silu,
+                ..base
+            },
+            Shape::Classics14M => Config {
+                vocab_size: 4096,
+                hidden_size: 384,
+                intermediate_size: 1024,
+                num_hidden_layers: 8,
+                num_attention_heads: 6,
+                num_key_value_heads: 2,
+                head_dim: 64,
+                max_position_embeddings: 1024,
+                rope_theta: 10_000.0,
+                ..base
+            },
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let model = match arguments.shape {
+        Some(shape) => random_model(&shape.config(), arguments.head.into(), 1)?,
+        None => open(arguments.model.as_deref())?,
+    };
+    let pool = arguments.compute.pool()?;
+    let kernel = arguments.compute.kernel()?;
+    let bandwidth = bandwidth(&pool);
+    let context = arguments.prompt + arguments.decode;
+    let options = SessionOptions {
+        max_batch: arguments.batch.min(context),
+        cache: arguments.cache.into(),
+        ..SessionOptions::new(context)
+    };
+    let mut session = Session::with_kernel(&model, options, kernel)?;
+    let vocab_size = model.config().vocab_size as u32;
+    let prompt: Vec<u32> = (0..arguments.prompt as u32).map(|i| i.wrapping_mul(7919) % vocab_size).collect();
+    let (mut prompts, mut decodes) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.repeats {
+        session.rewind(0)?;
+        let start = Instant::now();
+        session.evaluate(&prompt, &pool)?;
+        prompts.push(rate(prompt.len(), start.elapsed().as_secs_f64()));
+        let start = Instant::now();
+        for token in 0..arguments.decode as u32 {
+            session.evaluate(&[token % vocab_size], &pool)?;
+        }
+        decodes.push(rate(arguments.decode, start.elapsed().as_secs_f64()));
+    }
+    let (prompt_rate, decode_rate) = (median(&mut prompts), median(&mut decodes));
+    let bytes = bytes_per_token(&model, arguments.prompt + arguments.decode / 2, options.cache.bytes());
+    let fraction = bytes as f64 * decode_rate / bandwidth;
+    let resident = resident_bytes();
+    if arguments.json {
+        println!(
+            "{}",
+            json!({
+                "kernel": kernel.isa().name(),
+                "threads": pool.threads(),
+                "prompt_tokens": arguments.prompt,
+                "prompt_tokens_per_second": prompt_rate,
+                "decode_tokens": arguments.decode,
+                "decode_tokens_per_second": decode_rate,
+                "bytes_per_token": bytes,
+                "bandwidth": bandwidth,
+                "fraction_of_bandwidth": fraction,
+                "packed_bytes": model.packed_bytes(),
+                "resident_bytes": resident,
+            })
+        );
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("kernel {}, {} threads, packed model {} bytes", kernel.isa().name(), pool.threads(), model.packed_bytes());
+    println!("prompt of {}: {prompt_rate:.1} tokens/s", arguments.prompt);
+    println!("decode of {}: {decode_rate:.1} tokens/s", arguments.decode);
+    println!(
+        "{:.1} MB read for a token: {:.0} % of the {:.1} GB/s that reading memory gives here",
+        bytes as f64 / 1e6,
+        100.0 * fraction,
+        bandwidth / 1e9
+    );
+    if let Some(resident) = resident {
+        println!("{:.0} MB resident", resident as f64 / 1e6);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes a second that all threads together read from memory.
+fn bandwidth(pool: &dyn Parallel) -> f64 {
+    let words: Vec<u64> = (0..BANDWIDTH_WORDS as u64).collect();
+    let rates = (0..5).map(|_| {
+        let (next, total) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let start = Instant::now();
+        pool.run(&|| {
+            let mut sum = 0_u64;
+            while let Some(chunk) = words.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
+                sum = chunk.iter().fold(sum, |sum, word| sum.wrapping_add(*word));
+            }
+            total.fetch_add(sum, Ordering::Relaxed);
+        });
+        let seconds = start.elapsed().as_secs_f64();
+        // The sum is used, or nothing would have to be read.
+        if total.into_inner() == 0 { 0.0 } else { rate(8 * BANDWIDTH_WORDS, seconds) }
+    });
+    median(&mut rates.collect::<Vec<_>>())
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// Bytes of weights and cache that a token of decode reads when `positions` are in the cache.
+fn bytes_per_token(model: &Model, positions: usize, cache_bytes: usize) -> usize {
+    let matrix = |matrix: &Matrix<'_>| match matrix {
+        Matrix::Ternary(m) => m.packed().len(),
+        Matrix::Float(m) => match m.data() {
+            FloatData::F32(values) => 4 * values.len(),
+            FloatData::F16(bits) | FloatData::Bf16(bits) => 2 * bits.len(),
+            FloatData::I8 { values, .. } => values.len(),
+        },
+    };
+    let core = model.core();
+    let config = model.config();
+    let blocks: usize = core.layers().iter().flat_map(|layer| &layer.projections).map(|p| matrix(&p.matrix)).sum();
+    let cache = 2 * config.num_hidden_layers * config.key_value_size() * positions * cache_bytes;
+    blocks + matrix(core.head()) + cache
+}
+
+/// Memory of this process that is in RAM now, where the system says so.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
+}

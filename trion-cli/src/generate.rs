@@ -1,0 +1,166 @@
+//! `trion generate`.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::json;
+use trion_engine::{GenerateOptions, Generated, SamplerOptions, StopReason, generate};
+
+use crate::common::{CacheName, ComputeArguments, Failure, ModelArgument, Outcome, open, text_or_stdin};
+
+/// Suits the model inside the program.
+const DEFAULT_PROMPT: &str = "The ship had been at sea for nine days when";
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    model: ModelArgument,
+    /// The beginning of the text; - for standard input
+    #[arg(short, long)]
+    prompt: Option<String>,
+    /// Most tokens to write
+    #[arg(short = 'n', long, default_value_t = 128)]
+    tokens: usize,
+    #[command(flatten)]
+    sampler: SamplerArguments,
+    /// End the text before this string; may be given several times
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Positions of the session [default: what prompt and tokens need]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    context: usize,
+    /// Number format of keys and values
+    #[arg(long, value_enum, default_value_t = CacheName::F32)]
+    cache: CacheName,
+    #[command(flatten)]
+    compute: ComputeArguments,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    json: bool,
+    /// Leave out the timing summary
+    #[arg(long)]
+    no_timing: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Args)]
+pub(crate) struct SamplerArguments {
+    /// 0 for always the most probable token, 1 for the model's own distribution
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Choose among the k most probable tokens; 0 for off, at most 256
+    #[arg(long, default_value_t = 0)]
+    top_k: usize,
+    /// Choose among the most probable tokens that together reach p
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Choose among tokens at least this fraction as probable as the first
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f32,
+    /// Make recent tokens less probable; 1 for off
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
+    /// Starts the random numbers
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl SamplerArguments {
+    pub(crate) fn options(&self) -> SamplerOptions {
+        SamplerOptions {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed,
+            ..SamplerOptions::GREEDY
+        }
+    }
+}
+
+/// A flag that Ctrl-C sets.
+pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&flag);
+    ctrlc::set_handler(move || set.store(true, Ordering::Relaxed))
+        .map_err(|e| Failure::Argument(format!("cannot listen to Ctrl-C: {e}")))?;
+    Ok(flag)
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    let prompt = text_or_stdin(arguments.prompt.as_deref())?.unwrap_or_else(|| DEFAULT_PROMPT.to_owned());
+    let model = open(arguments.model.model.as_deref())?;
+    let options = GenerateOptions {
+        max_tokens: arguments.tokens,
+        sampler: arguments.sampler.options(),
+        stop: arguments.stop.clone(),
+        context: arguments.context,
+        cache: arguments.cache.into(),
+        kernel: arguments.compute.kernel()?,
+        ..GenerateOptions::default()
+    };
+    let pool = arguments.compute.pool()?;
+    let stop = interrupted()?;
+    let mut out = io::stdout().lock();
+    let mut written = Ok(());
+    if !arguments.json {
+        write!(out, "{prompt}")?;
+        out.flush()?;
+    }
+    let generated = generate(&model, &prompt, &options, &pool, |piece| {
+        if !arguments.json {
+            written = write!(out, "{piece}").and_then(|()| out.flush());
+        }
+        written.is_ok() && !stop.load(Ordering::Relaxed)
+    })?;
+    written?;
+    if arguments.json {
+        writeln!(out, "{}", summary(&prompt, &generated))?;
+    } else {
+        writeln!(out)?;
+        if !arguments.no_timing {
+            eprintln!("{}", timing(&generated));
+        }
+    }
+    Ok(if stop.load(Ordering::Relaxed) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// Tokens a second; 0 for no time at all.
+pub(crate) fn rate(tokens: usize, seconds: f64) -> f64 {
+    if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
+}
+
+fn timing(generated: &Generated) -> String {
+    let (prompt, decode) = (generated.prompt_time.as_secs_f64(), generated.decode_time.as_secs_f64());
+    format!(
+        "prompt {} tokens in {:.3} s ({:.1}/s), then {} tokens in {:.3} s ({:.1}/s)",
+        generated.prompt_tokens,
+        prompt,
+        rate(generated.prompt_tokens, prompt),
+        generated.tokens.len(),
+        decode,
+        rate(generated.tokens.len(), decode)
+    )
+}
+
+fn summary(prompt: &str, generated: &Generated) -> serde_json::Value {
+    json!({
+        "prompt": prompt,
+        "text": generated.text,
+        "prompt_tokens": generated.prompt_tokens,
+        "tokens": generated.tokens,
+        "stop": match generated.stop {
+            StopReason::MaxTokens => "max_tokens",
+            StopReason::Context => "context",
+            StopReason::EndOfText => "end_of_text",
+            StopReason::StopString => "stop_string",
+            StopReason::Cancelled => "cancelled",
+        },
+        "prompt_seconds": generated.prompt_time.as_secs_f64(),
+        "decode_seconds": generated.decode_time.as_secs_f64(),
+    })
+}

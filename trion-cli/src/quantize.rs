@@ -1,0 +1,57 @@
+//! `trion quantize`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use trion_engine::{FloatFormat, PackOptions, quantize};
+
+use crate::common::{Failure, Outcome, Progress};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A Hugging Face directory, a GGUF file, or a packed file's checkpoint
+    from: PathBuf,
+    /// The packed file to write
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Number format of the float embedding and head
+    #[arg(long, value_enum, default_value_t = FormatName::Keep)]
+    embedding: FormatName,
+    /// Replace the file if it exists
+    #[arg(long)]
+    force: bool,
+}
+
+/// Number format of the float embedding and head.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum FormatName {
+    /// As the checkpoint has it
+    Keep,
+    F16,
+    Int8,
+}
+
+impl From<FormatName> for FloatFormat {
+    fn from(name: FormatName) -> Self {
+        match name {
+            FormatName::Keep => FloatFormat::Keep,
+            FormatName::F16 => FloatFormat::F16,
+            FormatName::Int8 => FloatFormat::Int8,
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.output.exists() && !arguments.force {
+        let message = format!("{} exists; --force replaces it", arguments.output.display());
+        return Err(Failure::Argument(message));
+    }
+    let options = PackOptions { embedding: arguments.embedding.into() };
+    let mut progress = Progress::new("packing");
+    let bytes =
+        quantize(&arguments.from, &arguments.output, &options, &mut |done, total| progress.show(done, total));
+    progress.finish();
+    println!("{}: {} bytes", arguments.output.display(), bytes?);
+    Ok(ExitCode::SUCCESS)
+}
