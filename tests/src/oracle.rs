@@ -44,7 +44,7 @@ pub fn ties_that_explain(model: &Model<'_>, tokens: &[u32], logits: &[f32], tole
         let rows = found.chunks(vocab_size).zip(logits.chunks(vocab_size));
         let mut differences = rows.map(|(a, b)| a.iter().zip(b).map(|(a, b)| (a - b).abs()));
         let first = differences.clone().position(|mut row| row.any(|d| d >= tolerance)).unwrap_or(tokens.len());
-        (first, differences.nth(first).map_or(0.0, |row| row.sum::<f32>()))
+        (first, differences.nth(first).map_or(0.0, std::iter::Iterator::sum::<f32>))
     };
     let mut chosen: Vec<Tie> = Vec::new();
     let flips = |chosen: &[Tie]| {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trion_engine::{Logits, Model, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
+use trion_engine::{Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
 use trion_tests::{Values, golden, oracle, reference, scratch, shared};
 
 /// Largest difference of a logit on prompts that were chosen to have no rounding ties.
@@ -90,7 +90,7 @@ fn check(name: &str, model: &Model, reference_file: &Path, tolerance: f32) -> us
 /// Packs the checkpoint into a file and demands the same bits from it.
 fn check_packed(name: &str, checkpoint: &Path, model: &Model) {
     let file = scratch(&format!("packed-{name}")).join("model.safetensors");
-    let bytes = quantize(checkpoint, &file, &Default::default(), &mut |_, _| {}).unwrap();
+    let bytes = quantize(checkpoint, &file, &PackOptions::default(), &mut |_, _| {}).unwrap();
     assert_eq!(bytes, file.metadata().unwrap().len());
     let packed = Model::open(&file).unwrap();
     assert_eq!(packed.config(), model.config());

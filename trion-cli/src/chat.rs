@@ -102,7 +102,8 @@ fn prompt(model: &Model, messages: &[Message]) -> Result<Vec<u32>, Failure> {
         eos_token: eos.as_deref(),
         date: today(),
     };
-    let text = model.chat_template().map_or_else(|| Ok(String::new()), |template| template.render(messages, &options))?;
+    let text =
+        model.chat_template().map_or_else(|| Ok(String::new()), |template| template.render(messages, &options))?;
     let ids = tokenizer.encode(&text, false)?;
     if ids.is_empty() { Err(Failure::Argument("the chat template made an empty prompt".to_owned())) } else { Ok(ids) }
 }

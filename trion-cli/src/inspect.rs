@@ -95,7 +95,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if arguments.tensors {
         println!("tensors");
         for row in &rows {
-            println!("  {:<48} {:<22} {:>7} x {:<7} {:>12} bytes", row.name, row.kind, row.shape[0], row.shape[1], row.bytes);
+            println!(
+                "  {:<48} {:<22} {:>7} x {:<7} {:>12} bytes",
+                row.name, row.kind, row.shape[0], row.shape[1], row.bytes
+            );
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -16,7 +16,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use common::Failure;
 
-/// Ternary language models (BitNet b1.58 and its kin), with the same bits on every machine.
+/// Ternary language models (`BitNet` b1.58 and its kin), with the same bits on every machine.
 #[derive(Parser)]
 #[command(name = "trion", version, propagate_version = true)]
 struct Arguments {

@@ -34,8 +34,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let text = fs::read(&arguments.file)
-        .map_err(|e| Failure::Argument(format!("{}: {e}", arguments.file.display())))?;
+    let text =
+        fs::read(&arguments.file).map_err(|e| Failure::Argument(format!("{}: {e}", arguments.file.display())))?;
     let text = String::from_utf8(text)
         .map_err(|e| Failure::Argument(format!("{}: is not UTF-8: {e}", arguments.file.display())))?;
     let model = open(arguments.model.as_deref())?;
@@ -50,8 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if windows.is_empty() {
         return Err(Failure::Argument(format!("{}: has fewer than two tokens", arguments.file.display())));
     }
-    let options =
-        SessionOptions { max_batch: BATCH.min(window), logits: Logits::All, ..SessionOptions::new(window) };
+    let options = SessionOptions { max_batch: BATCH.min(window), logits: Logits::All, ..SessionOptions::new(window) };
     let pool = arguments.compute.pool()?;
     let mut session = Session::with_kernel(&model, options, arguments.compute.kernel()?)?;
     let (mut nats, mut predicted, mut covered) = (0.0, 0, 0);

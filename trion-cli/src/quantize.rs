@@ -49,8 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
     let options = PackOptions { embedding: arguments.embedding.into() };
     let mut progress = Progress::new("packing");
-    let bytes =
-        quantize(&arguments.from, &arguments.output, &options, &mut |done, total| progress.show(done, total));
+    let bytes = quantize(&arguments.from, &arguments.output, &options, &mut |done, total| progress.show(done, total));
     progress.finish();
     println!("{}: {} bytes", arguments.output.display(), bytes?);
     Ok(ExitCode::SUCCESS)

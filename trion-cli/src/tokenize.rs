@@ -36,12 +36,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         (ids, text)
     } else {
         let text = text_or_stdin(arguments.text.as_deref())?;
-        let text = text.ok_or_else(|| Failure::Argument("no text: give it as an argument or on standard input".into()))?;
-        let ids = if arguments.no_special {
-            tokenizer.encode(&text, false)?
-        } else {
-            prompt_tokens(&model, &text, true)?
-        };
+        let text =
+            text.ok_or_else(|| Failure::Argument("no text: give it as an argument or on standard input".into()))?;
+        let ids =
+            if arguments.no_special { tokenizer.encode(&text, false)? } else { prompt_tokens(&model, &text, true)? };
         (ids, text)
     };
     if arguments.json {

@@ -9,7 +9,7 @@ const MAX_DIMENSION: usize = 1 << 24;
 /// What stands between the gate and the up projection of the MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
-    /// `max(0, x)^2`, of the BitNet b1.58 2B4T family.
+    /// `max(0, x)^2`, of the `BitNet` b1.58 2B4T family.
     Relu2,
     /// `x / (1 + exp(-x))`, of the Llama family.
     Silu,

@@ -1,4 +1,4 @@
-//! The mathematics of ternary language models: BitNet b1.58 and its kin.
+//! The mathematics of ternary language models: `BitNet` b1.58 and its kin.
 //!
 //! Modules in the order that data flows: a [`Config`] gives every size, [`quant`] makes trits and bytes of floats,
 //! [`ternary`] packs trits for the [`kernel`]s, a [`Model`] borrows weights, and a [`Session`] turns tokens into logits

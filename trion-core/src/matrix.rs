@@ -281,7 +281,7 @@ impl Input<'_> {
     }
 }
 
-/// A projection: a matrix, and the RMSNorm that checkpoints with `use_rms_norm` apply to its input.
+/// A projection: a matrix, and the `RMSNorm` that checkpoints with `use_rms_norm` apply to its input.
 #[derive(Debug, Clone, Copy)]
 pub struct Linear<'w> {
     /// The weights.

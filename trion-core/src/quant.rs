@@ -6,7 +6,7 @@ use crate::numeric::{LANES, ROUND};
 /// The smallest scale that weights and activations are divided by, as the reference clamps it.
 pub(crate) const SMALLEST_SCALE: f32 = 1e-5;
 
-/// gamma = max(mean |W|, 1e-5): the scale of a ternary matrix (BitNet b1.58, absmean).
+/// gamma = max(mean |W|, 1e-5): the scale of a ternary matrix (`BitNet` b1.58, absmean).
 ///
 /// The mean is taken in double precision, element by element in order, and rounded to single precision once.
 pub fn absmean_scale(weights: impl Iterator<Item = f32>) -> f32 {

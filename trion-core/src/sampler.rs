@@ -180,7 +180,7 @@ impl Sampler {
         best.token // rounding alone leads here
     }
 
-    /// A number in [0, 1) with 53 random bits: SplitMix64 (Steele, Lea and Flood 2014).
+    /// A number in [0, 1) with 53 random bits: `SplitMix64` (Steele, Lea and Flood 2014).
     fn uniform(&mut self) -> f64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.state;

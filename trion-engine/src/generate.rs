@@ -111,10 +111,10 @@ pub fn generate(
 pub fn prompt_tokens(model: &Model, prompt: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
     let mut tokens = model.tokenizer()?.encode(prompt, add_special_tokens)?;
     // A tokenizer file without a post-processor leaves the first token to the caller.
-    if let Some(bos) = model.bos_token_id().filter(|_| add_special_tokens) {
-        if tokens.first() != Some(&bos) {
-            tokens.insert(0, bos);
-        }
+    if let Some(bos) = model.bos_token_id().filter(|_| add_special_tokens)
+        && tokens.first() != Some(&bos)
+    {
+        tokens.insert(0, bos);
     }
     if tokens.is_empty() { Err(trion_core::Error::NoTokens.into()) } else { Ok(tokens) }
 }

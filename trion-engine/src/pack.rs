@@ -133,7 +133,8 @@ fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &m
     let mut entries = Vec::new();
     let mut required = |id: MatrixId, name: String, shape: [usize; 2], format: FloatFormat| -> Result<()> {
         let matrix = checkpoint.matrix(id)?.ok_or_else(|| missing(&name))?;
-        add_matrix(&mut entries, config, &name, shape, matrix, format)
+        add_matrix(&mut entries, config, &name, shape, matrix, format);
+        Ok(())
     };
     let settings = checkpoint.settings().config;
     let table = [settings.vocab_size, settings.hidden_size];
@@ -145,7 +146,7 @@ fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &m
         }
     }
     if let Some(head) = checkpoint.matrix(MatrixId::Head)? {
-        add_matrix(&mut entries, config, "lm_head", table, head, options.embedding)?;
+        add_matrix(&mut entries, config, "lm_head", table, head, options.embedding);
     }
 
     let mut vector = |id: VectorId, name: String, required: bool| -> Result<()> {
@@ -197,7 +198,7 @@ fn add_matrix<'a>(
     shape: [usize; 2],
     matrix: SourceMatrix<'a>,
     format: FloatFormat,
-) -> Result<()> {
+) {
     let [rows, cols] = shape;
     match matrix {
         SourceMatrix::Trits { scale, rows: read } => {
@@ -247,7 +248,6 @@ fn add_matrix<'a>(
             }
         },
     }
-    Ok(())
 }
 
 /// Scales `[rows, groups]` as the kernels read them: `[tiles, groups, 32]`.

@@ -33,9 +33,9 @@ pub(crate) enum VectorId {
 /// How integer dot products become floats again.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum TritScale {
-    /// `y = (acc / s) * scale`, with s the activation's scale: AutoBitLinear, GGUF.
+    /// `y = (acc / s) * scale`, with s the activation's scale: `AutoBitLinear`, GGUF.
     Multiply(f32),
-    /// `y = acc / (scale * s)`: BitLinear.
+    /// `y = acc / (scale * s)`: `BitLinear`.
     Divide(f32),
     /// One multiplier, in IEEE half-precision bits, for each `size` consecutive columns of a row: `[rows, cols / size]`.
     Groups {

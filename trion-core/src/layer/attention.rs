@@ -11,7 +11,7 @@ pub(crate) const fn scores_len(context: usize) -> usize {
     context.div_ceil(ATTENTION_BLOCK).saturating_mul(ATTENTION_BLOCK)
 }
 
-/// softmax(q k^T / sqrt(head_dim)) v over the positions of `keys` and `values`.
+/// softmax(q k^T / `sqrt(head_dim)`) v over the positions of `keys` and `values`.
 pub(crate) struct Attention<'a, F: Format> {
     /// The query `[head_dim]`; the result replaces it.
     pub(crate) query: &'a mut [f32],

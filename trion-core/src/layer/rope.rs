@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021), half-split as Hugging Face computes it.
 
-/// theta^(-2i / head_dim), computed in double precision and rounded once.
+/// theta^(-2i / `head_dim`), computed in double precision and rounded once.
 pub(crate) fn inverse_frequency(theta: f32, i: usize, head_dim: usize) -> f32 {
     libm::pow(f64::from(theta), -((2 * i) as f64) / head_dim as f64) as f32
 }

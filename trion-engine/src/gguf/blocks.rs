@@ -143,12 +143,12 @@ fn half(block: &[u8], at: usize) -> f32 {
     f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
 
-/// Weight i of a Q8_0 block of 34 bytes: d q.
+/// Weight i of a `Q8_0` block of 34 bytes: d q.
 fn q8_0(block: &[u8], i: usize) -> f32 {
     half(block, 0) * f32::from(block[2 + i] as i8)
 }
 
-/// Weight i of a Q6_K block of 210 bytes: d scale q, the integers multiplied first, so that the product is exact. ql[128]
+/// Weight i of a `Q6_K` block of 210 bytes: d scale q, the integers multiplied first, so that the product is exact. ql[128]
 /// has the low four bits, qh[64] the high two, 16 signed scales follow, and d.
 fn q6_k(block: &[u8], i: usize) -> f32 {
     let (part, quarter, lane) = (i / 128, i % 128 / 32, i % 32);

@@ -127,10 +127,10 @@ impl<'a> GgufCheckpoint<'a> {
         } else {
             block_scales(kind, blocks, extra).map_err(|message| Error::malformed(file, name, message))?
         };
-        if let TritScale::Multiply(scale) = scale {
-            if !scale.is_finite() {
-                return Err(Error::malformed(file, name, format!("has the scale {scale}, expected a finite number")));
-            }
+        if let TritScale::Multiply(scale) = scale
+            && !scale.is_finite()
+        {
+            return Err(Error::malformed(file, name, format!("has the scale {scale}, expected a finite number")));
         }
         let scale = match (scale, permute) {
             (TritScale::Groups { size, scales }, Some(head_dim)) => {
@@ -223,10 +223,10 @@ impl Checkpoint for GgufCheckpoint<'_> {
             return Err(Error::unsupported(self.gguf.file, name, message));
         }
         // Converters write ternary models as floats too.
-        if matches!(kind, Kind::Float(_)) {
-            if let Some(grouped) = grouped_trits(dtype, bytes, shape[0], shape[1]) {
-                return Ok(Some(one_scale(grouped)));
-            }
+        if matches!(kind, Kind::Float(_))
+            && let Some(grouped) = grouped_trits(dtype, bytes, shape[0], shape[1])
+        {
+            return Ok(Some(one_scale(grouped)));
         }
         Ok(Some(SourceMatrix::Float { dtype, bytes: floats }))
     }

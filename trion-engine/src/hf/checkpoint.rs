@@ -181,7 +181,7 @@ fn float_or_groups<'a>(tensor: &Tensor<'a>, shape: [usize; 2]) -> Result<SourceM
 }
 
 /// Bits 2k and 2k + 1 of byte `[r, i]` of a U8 tensor `[rows / 4, cols]` hold trit + 1 of row r + k rows / 4, column i.
-fn packed_trits<'a>(tensor: Tensor<'a>, shape: [usize; 2], scale: TritScale) -> Result<SourceMatrix<'a>> {
+fn packed_trits(tensor: Tensor<'_>, shape: [usize; 2], scale: TritScale) -> Result<SourceMatrix<'_>> {
     let [rows, cols] = shape;
     if tensor.dtype != Dtype::U8 {
         let message = format!("has dtype {:?}, expected U8 with packed trits", tensor.dtype);

@@ -71,13 +71,12 @@ impl TensorFiles {
                 let message = format!("is in {file}, expected the name of a .safetensors file in the same directory");
                 return Err(Error::malformed(&index, tensor.as_str(), message));
             };
-            let shard = match opened.get(file) {
-                Some(shard) => *shard,
-                None => {
-                    files.add(file)?;
-                    opened.insert(file.to_owned(), files.shards.len() - 1);
-                    files.shards.len() - 1
-                }
+            let shard = if let Some(shard) = opened.get(file) {
+                *shard
+            } else {
+                files.add(file)?;
+                opened.insert(file.to_owned(), files.shards.len() - 1);
+                files.shards.len() - 1
             };
             if files.shards[shard].metadata.info(tensor).is_none() {
                 return Err(Error::malformed(
