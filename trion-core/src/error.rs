@@ -148,7 +148,7 @@ impl fmt::Display for Error {
             None => Ok(()),
         };
         match self {
-            Error::Config { field, found, expected } => write!(f, "config: {field} is {found}, expected {expected}"),
+            Error::Config { field, found, expected } => write!(f, "{field} is {found}, expected {expected}"),
             Error::Shape { tensor, layer: l, found, expected } => {
                 layer(f, l)?;
                 write!(f, "{tensor} has shape {found:?}, expected {expected:?}")

@@ -288,7 +288,7 @@ fn config(gguf: &Gguf<'_>, architecture: &str) -> Result<Config> {
     let size = |name: &str, default| gguf.size_or(&key(name), default);
     let hidden_size = size("embedding_length", None)?;
     let heads = size("attention.head_count", None)?;
-    let rotated = size("rope.dimension_count", hidden_size.checked_div(heads))?;
+    let rotated = size("rope.dimension_count", Some(hidden_size.checked_div(heads).unwrap_or(0)))?;
     let head_dim = size("attention.key_length", Some(rotated))?;
     if rotated != head_dim {
         let message = format!("is {rotated}, but heads have {head_dim} dimensions; only whole heads can be rotated");

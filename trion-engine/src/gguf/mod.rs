@@ -6,5 +6,7 @@
 mod blocks;
 mod checkpoint;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use checkpoint::GgufCheckpoint;

@@ -135,7 +135,7 @@ impl HfConfig {
             num_hidden_layers: object.size("num_hidden_layers")?,
             num_attention_heads: heads,
             num_key_value_heads: object.size_or("num_key_value_heads", Some(heads))?,
-            head_dim: object.size_or("head_dim", hidden_size.checked_div(heads))?,
+            head_dim: object.size_or("head_dim", Some(hidden_size.checked_div(heads).unwrap_or(0)))?,
             max_position_embeddings: object.size_or("max_position_embeddings", Some(2048))?,
             rms_norm_eps: object.float_or("rms_norm_eps", 1e-6)?,
             projection_norm_eps,
