@@ -2,7 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 
 const HELP: &str = "cargo xtask NAME
 
@@ -34,7 +34,27 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Outcome {
-    run("cargo", &["test", "--workspace", "--locked"])
+    run("cargo", &["test", "--workspace", "--locked"])?;
+    let readme = std::fs::read_to_string(root().join("README.md")).map_err(|e| format!("README.md: {e}"))?;
+    // A shell, since the examples are what a person types into one.
+    examples(&readme)
+        .into_iter()
+        .filter(|line| !line.contains("cargo xtask"))
+        .try_for_each(|line| run("sh", &["-c", line]))
+}
+
+/// The lines of the fenced blocks marked `sh`.
+fn examples(markdown: &str) -> Vec<&str> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in markdown.lines() {
+        if line.starts_with("```") {
+            inside = line == "```sh";
+        } else if inside {
+            lines.push(line);
+        }
+    }
+    lines
 }
 
 fn ci() -> Outcome {
