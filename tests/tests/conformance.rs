@@ -1,5 +1,6 @@
 //! Logits and greedy tokens against transformers, and packed files against the checkpoints they were made of.
 
+use std::fs;
 use std::path::Path;
 
 use trion_engine::{Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
@@ -146,6 +147,33 @@ fn check_gguf(directory: &Path, names: &[&str]) {
 fn golden_gguf_files_give_the_logits_of_transformers() {
     check_gguf(&golden("gguf/small"), &["i2_s", "q2_0"]);
     check_gguf(&golden("gguf/wide"), &["tq1_0", "tq2_0"]);
+}
+
+/// Projections that read the same activations may still differ in what is done to them first.
+#[test]
+fn a_norm_in_one_projection_does_not_leak_into_the_next() {
+    for kept in ["q_proj", "k_proj", "v_proj"] {
+        let directory = scratch(&format!("norm-{kept}"));
+        for file in fs::read_dir(golden("llama_rms_norm")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), directory.join(file.file_name())).unwrap();
+        }
+        let weights = directory.join("model.safetensors");
+        let mut bytes = fs::read(&weights).unwrap();
+        let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        let mut header = String::from_utf8(bytes[8..8 + length].to_vec()).unwrap();
+        for other in ["q_proj", "k_proj", "v_proj"].into_iter().filter(|other| *other != kept) {
+            // Of the same length, so that nothing moves.
+            header = header.replace(&format!("{other}.rms_norm.weight"), &format!("{other}.ignored_.weight"));
+        }
+        assert_eq!(header.len(), length);
+        bytes[8..8 + length].copy_from_slice(header.as_bytes());
+        fs::write(&weights, bytes).unwrap();
+        let model = Model::open(&directory).unwrap();
+        let ids = [5, 9, 2, 33, 7, 60];
+        let ties = oracle::ties_that_explain(model.core(), &ids, &logits(&model, &ids), TOLERANCE);
+        assert!(ties.is_ok(), "{kept}: {ties:?}");
+    }
 }
 
 #[test]

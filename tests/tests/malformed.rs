@@ -1,7 +1,12 @@
 //! Files, states and calls that are wrong: each is refused with an error that names the place, and nothing panics.
 
+#![allow(unsafe_code)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 use trion_engine::{
@@ -9,6 +14,31 @@ use trion_engine::{
     generate, quantize,
 };
 use trion_tests::{golden, scratch};
+
+/// No file here is larger than this, so nothing that is allocated for one may be.
+const MOST_BYTES: usize = 8 << 20;
+
+/// Remembers the largest block that was ever asked for.
+struct Watching;
+
+static LARGEST: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Watching {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        // SAFETY: the caller keeps the allocator's contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the allocator's contract.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static WATCHING: Watching = Watching;
 
 /// A copy of a golden checkpoint, to be spoiled.
 fn copy(test: &str, name: &str) -> PathBuf {
@@ -29,6 +59,8 @@ fn refused(what: &str, path: &Path, expected: &[&str]) {
             for part in expected {
                 assert!(text.contains(part), "{what}: {text:?} does not say {part:?}");
             }
+            let largest = LARGEST.load(Ordering::Relaxed);
+            assert!(largest < MOST_BYTES, "{what}: {largest} bytes were asked for at once");
         }
     }
 }
@@ -209,6 +241,17 @@ fn tensors_of_checkpoints() {
         edit_tensors(&directory.join("model.safetensors"), edit);
         refused(what, &directory, expected);
     }
+}
+
+#[test]
+fn float_masters_and_heads() {
+    const Q: &str = "model.layers.0.self_attn.q_proj.weight";
+    let directory = copy("masters", "bitnet_online");
+    edit_tensors(&directory.join("model.safetensors"), |h, d| d[place(h, Q)][..2].copy_from_slice(&[0xc0, 0x7f]));
+    refused("a NaN among masters", &directory, &[Q, "NaN"]);
+    let directory = copy("head", "bitnet_offline");
+    edit_json(&directory.join("config.json"), |config| config["tie_word_embeddings"] = json!(false));
+    refused("a head that is neither there nor tied", &directory, &["lm_head.weight", "tie_word_embeddings"]);
 }
 
 fn rename(header: &mut Value, from: &str, to: &str) {

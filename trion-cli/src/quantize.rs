@@ -10,7 +10,7 @@ use crate::common::{Failure, Outcome, Progress};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A Hugging Face directory, a GGUF file, or a packed file's checkpoint
+    /// A Hugging Face directory or a GGUF file
     from: PathBuf,
     /// The packed file to write
     #[arg(short, long)]

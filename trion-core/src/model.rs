@@ -294,7 +294,8 @@ impl Fnv {
             Matrix::Ternary(m) => {
                 self.bytes(&m.packed()[..m.packed().len().min(Self::SAMPLE)]);
                 match m.rescale() {
-                    Rescale::Multiply(scale) | Rescale::Divide(scale) => self.floats(&[scale]),
+                    Rescale::Multiply(scale) => self.floats(&[0.0, scale]),
+                    Rescale::Divide(scale) => self.floats(&[1.0, scale]),
                     Rescale::Groups { scales, .. } => self.halves(scales),
                 }
             }

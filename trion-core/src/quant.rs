@@ -16,7 +16,8 @@ pub fn absmean_scale(weights: impl Iterator<Item = f32>) -> f32 {
         count += 1;
     }
     let mean = if count == 0 { 0.0 } else { (sum / count as f64) as f32 };
-    mean.max(SMALLEST_SCALE)
+    // A NaN stays one, for the caller to see.
+    if mean < SMALLEST_SCALE { SMALLEST_SCALE } else { mean }
 }
 
 /// clip(round(w / gamma), -1, 1), computed as the reference does: times the rounded reciprocal, half to even.
@@ -122,5 +123,6 @@ mod tests {
         assert_eq!(weights.map(|w| absmean_trit(w, 1.0 / scale)), [1, -1, 0, 1]);
         assert_eq!([0.5, 0.500_000_06, -0.5, -0.6].map(|w| absmean_trit(w, 1.0)), [0, 1, 0, -1]);
         assert_eq!(absmean_scale([0.0; 3].into_iter()), 1e-5);
+        assert!(absmean_scale([1.0, f32::NAN].into_iter()).is_nan());
     }
 }

@@ -119,7 +119,8 @@ pub fn prompt_tokens(model: &Model, prompt: &str, add_special_tokens: bool) -> R
     if tokens.is_empty() { Err(trion_core::Error::NoTokens.into()) } else { Ok(tokens) }
 }
 
-/// [`generate`] in a session that may hold tokens already: a conversation that goes on. `prompt` comes after them.
+/// [`generate`] in a session that may hold tokens already: a conversation that goes on. `prompt` comes after them. The last
+/// token that is written is not computed: push it before what follows.
 ///
 /// # Errors
 /// As [`generate`].

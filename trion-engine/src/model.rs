@@ -217,6 +217,9 @@ pub(crate) fn read_checkpoint(path: &Path, options: &PackOptions, progress: &mut
     if path.extension().is_some_and(|e| e == "safetensors") && directory.join("config.json").exists() {
         return pack(&HfCheckpoint::open(&directory)?, options, progress);
     }
+    if path.is_file() && PackedFile::open(path, &map_file(path)?).is_ok_and(|packed| packed.is_some()) {
+        return Err(Error::unsupported(path, "file", "is packed already; pack the checkpoint that it was made of"));
+    }
     let message =
         "is none of a file packed by Trion, a GGUF file, and a directory with config.json and safetensors files";
     Err(Error::unsupported(path, "file", message))

@@ -39,7 +39,7 @@ pub struct PackOptions {
     pub embedding: FloatFormat,
 }
 
-/// Packs a checkpoint into one file: a Hugging Face directory, a GGUF file, or a packed file again.
+/// Packs a checkpoint into one file: a Hugging Face directory or a GGUF file.
 ///
 /// `progress(done, total)` is called with bytes written so far. The file appears whole or not at all. Gives its size.
 ///

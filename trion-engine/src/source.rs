@@ -120,7 +120,8 @@ pub(crate) fn float_at(dtype: FloatType, bytes: &[u8], i: usize) -> f32 {
 const GROUP_SIZES: [usize; 2] = [128, 64];
 
 /// Trits of a float matrix `[rows, cols]` in which every group of 128 or 64 consecutive weights of a row holds only
-/// -d, 0 and +d, d a half-precision number: a ternary model that was saved unpacked. `None` for any other matrix.
+/// -d, 0 and +d, d a half-precision number: a ternary model that was saved unpacked. `None` for any other matrix. Where all
+/// groups have the same d it is one scale of the whole matrix, and activations are quantised over whole rows.
 pub(crate) fn grouped_trits(dtype: FloatType, bytes: &[u8], rows: usize, cols: usize) -> Option<SourceMatrix<'_>> {
     let (size, scales) = GROUP_SIZES
         .into_iter()
@@ -133,7 +134,11 @@ pub(crate) fn grouped_trits(dtype: FloatType, bytes: &[u8], rows: usize, cols: u
         }
         Ok(())
     };
-    Some(SourceMatrix::Trits { scale: TritScale::Groups { size, scales }, rows: Box::new(trits) })
+    let mut some = scales.iter().copied().filter(|scale| *scale != 0);
+    let first = some.next().unwrap_or(0);
+    let one = some.all(|scale| scale == first);
+    let scale = if one { TritScale::Multiply(f16_to_f32(first)) } else { TritScale::Groups { size, scales } };
+    Some(SourceMatrix::Trits { scale, rows: Box::new(trits) })
 }
 
 /// The one magnitude of each group of `size` weights, if each has just one.

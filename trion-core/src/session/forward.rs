@@ -102,7 +102,8 @@ pub(super) const fn units_per_token(config: &Config) -> usize {
 /// Whether a projection reads an input that is not the one prepared for the projection before it.
 fn needs_input(layer: &Layer<'_>, projection: Projection) -> bool {
     let source = match projection {
-        Projection::Key | Projection::Value => Projection::Query,
+        Projection::Key => Projection::Query,
+        Projection::Value => Projection::Key,
         Projection::Up => Projection::Gate,
         _ => return true,
     };

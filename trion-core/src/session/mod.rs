@@ -18,7 +18,7 @@ use memory::Memory;
 pub enum Logits {
     /// Those of the last token that was pushed: what generation needs.
     Last,
-    /// Those of every token that was pushed; at most `max_batch` are pushed at once.
+    /// Those of every token that was pushed since logits were last ready; at most `max_batch` at once.
     All,
 }
 

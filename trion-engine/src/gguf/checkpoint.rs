@@ -45,8 +45,9 @@ impl<'a> GgufCheckpoint<'a> {
         let settings = Settings {
             config,
             bos_token_id: match gguf.flag("tokenizer.ggml.add_bos_token")? {
-                Some(false) => None,
-                _ => gguf.token("tokenizer.ggml.bos_token_id")?,
+                Some(true) => gguf.token("tokenizer.ggml.bos_token_id")?,
+                // Where nothing is said, the tokenizer that is built from the file knows the custom of its kind.
+                _ => None,
             },
             eos_token_ids,
             tokenizer_json: tokenizer_json(&gguf)?,
@@ -226,7 +227,7 @@ impl Checkpoint for GgufCheckpoint<'_> {
         if matches!(kind, Kind::Float(_))
             && let Some(grouped) = grouped_trits(dtype, bytes, shape[0], shape[1])
         {
-            return Ok(Some(one_scale(grouped)));
+            return Ok(Some(grouped));
         }
         Ok(Some(SourceMatrix::Float { dtype, bytes: floats }))
     }
@@ -243,20 +244,6 @@ impl Checkpoint for GgufCheckpoint<'_> {
             (Kind::Float(dtype), bytes) => Ok(Some((0..length).map(|i| float_at(dtype, bytes, i)).collect())),
             _ => Err(Error::malformed(self.gguf.file, name, "has a packed type, expected floats")),
         }
-    }
-}
-
-/// Groups that all have the same scale become one: activations are then quantised over whole rows, as in the original.
-fn one_scale(matrix: SourceMatrix<'_>) -> SourceMatrix<'_> {
-    match matrix {
-        SourceMatrix::Trits { scale: TritScale::Groups { size, scales }, rows } => {
-            let mut some = scales.iter().copied().filter(|scale| *scale != 0);
-            let first = some.next().unwrap_or(0);
-            let same = some.all(|scale| scale == first);
-            let scale = if same { TritScale::Multiply(f16_to_f32(first)) } else { TritScale::Groups { size, scales } };
-            SourceMatrix::Trits { scale, rows }
-        }
-        other => other,
     }
 }
 

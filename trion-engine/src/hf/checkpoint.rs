@@ -111,6 +111,10 @@ impl Checkpoint for HfCheckpoint {
             }
         };
         let Some(tensor) = self.files.tensor(&format!("{prefix}.weight"))? else {
+            if id == MatrixId::Head && self.config.tied == Some(false) {
+                let message = "is missing, and tie_word_embeddings is false";
+                return Err(Error::malformed(self.files.directory(), "lm_head.weight", message));
+            }
             return Ok(None);
         };
         match id {

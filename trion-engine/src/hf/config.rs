@@ -145,13 +145,15 @@ impl HfConfig {
         };
         config.validate().map_err(|e| Error::malformed(&file, "config", e.to_string()))?;
 
-        let mut bos = object.token("bos_token_id")?;
+        // Qwen's configurations name a first token that its texts do not begin with.
+        let begins = architecture != "Qwen3ForCausalLM";
+        let mut bos = object.token("bos_token_id")?.filter(|_| begins);
         let mut eos = object.tokens("eos_token_id")?;
         let generation = directory.join("generation_config.json");
         if generation.exists() {
             let json = read_json(&generation)?;
             let object = Object { file: &generation, json: &json };
-            bos = object.token("bos_token_id")?.or(bos);
+            bos = object.token("bos_token_id")?.filter(|_| begins).or(bos);
             eos.extend(object.tokens("eos_token_id")?);
             eos.sort_unstable();
             eos.dedup();
