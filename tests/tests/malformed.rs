@@ -282,7 +282,7 @@ fn shards() {
     edit_json(&directory.join(index), |json| json["weight_map"] = json!([]));
     refused("no weight_map", &directory, &[index, "weight_map"]);
     edit_json(&directory.join(index), |json| {
-        json["weight_map"] = json!({ "ghost": "model-00001-of-00002.safetensors" })
+        json["weight_map"] = json!({ "ghost": "model-00001-of-00002.safetensors" });
     });
     refused("a tensor that is not there", &directory, &["ghost", "model-00001-of-00002"]);
 }
