@@ -323,7 +323,12 @@ fn check_matrix(
     match matrix {
         Matrix::Ternary(m) => match m.rescale() {
             Rescale::Groups { size, .. } if config.activation_group == 0 || size < config.activation_group => {
-                Err(Error::GroupSize { found: size })
+                let found = config.activation_group as f64;
+                Err(Error::Config {
+                    field: "activation_group",
+                    found,
+                    expected: "16 up to the smallest group of a matrix",
+                })
             }
             _ => Ok(()),
         },

@@ -206,16 +206,16 @@ impl Model {
 /// Packs whatever lies at `path`, in memory.
 pub(crate) fn read_checkpoint(path: &Path, options: &PackOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Mmap> {
     if path.is_dir() {
-        return pack(&HfCheckpoint::open(path)?, options, progress);
+        return pack(path, &HfCheckpoint::open(path)?, options, progress);
     }
     if has_gguf_magic(path)? {
         let map = map_file(path)?;
-        return pack(&GgufCheckpoint::open(path, &map)?, options, progress);
+        return pack(path, &GgufCheckpoint::open(path, &map)?, options, progress);
     }
     // A safetensors file of a checkpoint: its configuration lies beside it.
     let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     if path.extension().is_some_and(|e| e == "safetensors") && directory.join("config.json").exists() {
-        return pack(&HfCheckpoint::open(&directory)?, options, progress);
+        return pack(&directory, &HfCheckpoint::open(&directory)?, options, progress);
     }
     if path.is_file() && PackedFile::open(path, &map_file(path)?).is_ok_and(|packed| packed.is_some()) {
         return Err(Error::unsupported(path, "file", "is packed already; pack the checkpoint that it was made of"));

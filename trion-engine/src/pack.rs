@@ -79,15 +79,16 @@ enum Content<'a> {
     Bytes(Cow<'a, [u8]>),
 }
 
-/// The packed file of a checkpoint, in memory.
+/// The packed file of a checkpoint, in memory. Errors about the checkpoint as a whole name `path`.
 pub(crate) fn pack(
+    path: &Path,
     checkpoint: &dyn Checkpoint,
     options: &PackOptions,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Mmap> {
     let settings = checkpoint.settings();
     let mut config = settings.config;
-    let entries = entries(checkpoint, options, &mut config)?;
+    let entries = entries(path, checkpoint, options, &mut config)?;
 
     let mut header = Map::new();
     header.insert("__metadata__".to_owned(), metadata(settings, &config));
@@ -129,7 +130,13 @@ pub(crate) fn pack(
 }
 
 /// All tensors, those with the strictest alignment first: trits, then 4-byte, 2-byte and 1-byte numbers.
-fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &mut Config) -> Result<Vec<Entry<'a>>> {
+fn entries<'a>(
+    path: &Path,
+    checkpoint: &'a dyn Checkpoint,
+    options: &PackOptions,
+    config: &mut Config,
+) -> Result<Vec<Entry<'a>>> {
+    let missing = |name: &str| Error::malformed(path, name, "is missing, expected a tensor of this role");
     let mut entries = Vec::new();
     let mut required = |id: MatrixId, name: String, shape: [usize; 2], format: FloatFormat| -> Result<()> {
         let matrix = checkpoint.matrix(id)?.ok_or_else(|| missing(&name))?;
@@ -151,6 +158,10 @@ fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &m
 
     let mut vector = |id: VectorId, name: String, required: bool| -> Result<()> {
         match checkpoint.vector(id)? {
+            // Else `quantize` would write a file that cannot be opened.
+            Some(values) if values.iter().any(|value| !value.is_finite()) => {
+                return Err(Error::malformed(path, name, "holds a NaN or an infinity, expected finite numbers"));
+            }
             Some(values) => entries.push(floats(name, &values)),
             None if required => return Err(missing(&name)),
             None => {}
@@ -174,10 +185,6 @@ fn entries<'a>(checkpoint: &'a dyn Checkpoint, options: &PackOptions, config: &m
         _ => 3,
     });
     Ok(entries)
-}
-
-fn missing(name: &str) -> Error {
-    Error::malformed(Path::new("checkpoint"), name, "is missing")
 }
 
 /// A vector of singles.

@@ -1,6 +1,7 @@
 //! Models of random weights, for measuring speed at shapes whose checkpoints are not at hand.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use trion_core::{Config, LayerNorm, Projection};
 
@@ -24,7 +25,8 @@ pub fn random_model(config: &Config, embedding: FloatFormat, seed: u64) -> Resul
         chat_template: None,
         name: "random".to_owned(),
     };
-    let image = pack(&RandomCheckpoint { settings, seed }, &PackOptions { embedding }, &mut |_, _| {})?;
+    let image =
+        pack(Path::new("memory"), &RandomCheckpoint { settings, seed }, &PackOptions { embedding }, &mut |_, _| {})?;
     Model::from_image(image)
 }
 

@@ -46,10 +46,14 @@ impl Session {
     /// As [`Session::new`].
     pub fn with_kernel(model: &Model, options: SessionOptions, kernel: Kernel) -> Result<Self> {
         let config = model.config();
-        let limit = config.max_position_embeddings;
-        if options.context > limit {
-            // Before any memory is asked for.
-            return Err(Error::Core(trion_core::Error::Options { field: "context", found: options.context, limit }));
+        let longest = config.max_position_embeddings;
+        for (field, found, limit) in
+            [("context", options.context, longest), ("max_batch", options.max_batch, options.context)]
+        {
+            // Before any memory is asked for; the core looks at the rest.
+            if found > limit {
+                return Err(Error::Core(trion_core::Error::Options { field, found, limit }));
+            }
         }
         let memory = MutBorrow::new(zeros(CoreSession::bytes(config, &options))?);
         let cell = Cell::try_new(Owner { model: model.clone(), memory }, |owner| {

@@ -87,8 +87,12 @@ fn bench(threads: &str) -> Outcome {
 fn run(program: &str, arguments: &[&str]) -> Outcome {
     let what = format!("{program} {}", arguments.join(" "));
     println!("$ {what}");
-    let status =
-        Command::new(program).args(arguments).current_dir(root()).status().map_err(|e| format!("{what}: {e}"))?;
+    let status = Command::new(program)
+        .stdin(Stdio::null())
+        .args(arguments)
+        .current_dir(root())
+        .status()
+        .map_err(|e| format!("{what}: {e}"))?;
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
 }
 

@@ -95,6 +95,14 @@ impl<'a> Object<'a> {
             .ok_or_else(|| self.wrong(key, value, "a token id or a list of token ids"))
     }
 
+    /// An object within this one.
+    fn object(&self, key: &str) -> Result<Option<Object<'a>>> {
+        self.get(key)
+            .map(|json| if json.is_object() { Ok(json) } else { Err(self.wrong(key, json, "an object")) })
+            .map(|json| Ok(Object { file: self.file, json: json? }))
+            .transpose()
+    }
+
     fn unsupported(&self, key: &str, message: impl Into<String>) -> Error {
         Error::unsupported(self.file, key, message)
     }
@@ -175,17 +183,21 @@ impl HfConfig {
 /// The kind of linear layers, and the epsilon of norms inside them.
 fn linear_kind(object: &Object<'_>, one_bit: bool) -> Result<(LinearKind, f32)> {
     const DEFAULT_EPS: f32 = 1e-6;
-    let Some(json) = object.get("quantization_config") else {
+    let Some(quantization) = object.object("quantization_config")? else {
         let kind = if one_bit { LinearKind::Masters } else { LinearKind::Float };
         return Ok((kind, DEFAULT_EPS));
     };
-    let quantization = Object { file: object.file, json };
     let method = quantization.text_or("quant_method", "")?;
     if method != "bitnet" {
         let message = format!("is {method:?}; only \"bitnet\" is supported");
         return Err(quantization.unsupported("quantization_config.quant_method", message));
     }
-    for module in quantization.get("modules_to_not_convert").and_then(Value::as_array).into_iter().flatten() {
+    let unconverted = match quantization.get("modules_to_not_convert") {
+        Some(Value::Array(names)) => names.as_slice(),
+        Some(other) => return Err(quantization.wrong("modules_to_not_convert", other, "a list of names")),
+        None => &[],
+    };
+    for module in unconverted {
         if module.as_str() != Some("lm_head") {
             let message = format!("names {module}; only \"lm_head\" can stay unconverted");
             return Err(quantization.unsupported("quantization_config.modules_to_not_convert", message));
@@ -212,8 +224,7 @@ fn linear_kind(object: &Object<'_>, one_bit: bool) -> Result<(LinearKind, f32)> 
 fn rope_theta(object: &Object<'_>) -> Result<f32> {
     let mut theta = object.float_or("rope_theta", 10_000.0)?;
     for key in ["rope_scaling", "rope_parameters"] {
-        let Some(json) = object.get(key) else { continue };
-        let rope = Object { file: object.file, json };
+        let Some(rope) = object.object(key)? else { continue };
         let kind = rope.text_or("rope_type", rope.text_or("type", "default")?)?;
         if kind != "default" {
             return Err(object.unsupported(key, format!("has rope_type {kind:?}; only \"default\" is supported")));
@@ -242,11 +253,16 @@ fn chat_template(directory: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     let json = read_json(&file)?;
-    let template = json.get("chat_template");
-    let named = template.and_then(Value::as_array).into_iter().flatten();
-    let default = named.into_iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
-    let text = template.and_then(Value::as_str).or_else(|| default?.get("template")?.as_str());
-    Ok(text.map(str::to_owned))
+    let object = Object { file: &file, json: &json };
+    match object.get("chat_template") {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Array(named)) => {
+            let default = named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
+            Ok(default.and_then(|t| t.get("template")?.as_str()).map(str::to_owned))
+        }
+        Some(other) => Err(object.wrong("chat_template", other, "a template or a list of named templates")),
+    }
 }
 
 fn read_json(file: &Path) -> Result<Value> {
