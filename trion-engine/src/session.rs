@@ -50,8 +50,8 @@ impl Session {
         for (field, found, limit) in
             [("context", options.context, longest), ("max_batch", options.max_batch, options.context)]
         {
-            // Before any memory is asked for; the core looks at the rest.
-            if found > limit {
+            // Before any memory is asked for.
+            if found == 0 || found > limit {
                 return Err(Error::Core(trion_core::Error::Options { field, found, limit }));
             }
         }
