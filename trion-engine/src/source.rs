@@ -148,7 +148,7 @@ fn group_scales(dtype: FloatType, bytes: &[u8], count: usize, size: usize) -> Op
             let mut scale = 0.0_f32;
             for i in group * size..(group + 1) * size {
                 let magnitude = float_at(dtype, bytes, i).abs();
-                if magnitude != 0.0 && scale != 0.0 && magnitude != scale {
+                if magnitude.is_nan() || (magnitude != 0.0 && scale != 0.0 && magnitude != scale) {
                     return None;
                 }
                 scale = scale.max(magnitude);

@@ -43,7 +43,7 @@ impl Kind {
             35 => Kind::Tq2_0,
             36 => Kind::I2S,
             // Upstream blocks of 64 take 18 bytes; Prism's older files use the same number for 128 in 34. Only the space
-            // up to the next tensor tells: less than 64 weights need is never left unused but for alignment.
+            // up to the next tensor tells. Below 2048 weights the padding may hide the difference; that is read as upstream's.
             42 if room >= count / 64 * 18 => Kind::Q2 { block: 64 },
             42 | 142 => Kind::Q2 { block: 128 },
             other => {

@@ -1,12 +1,13 @@
 //! Tensors and settings of a GGUF file, by the role they play.
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use trion_core::numeric::f16_to_f32;
 use trion_core::{Activation, Config};
 
 use super::blocks::Kind;
-use super::reader::{Gguf, TensorInfo, Value};
+use super::reader::{Gguf, TensorInfo};
 use crate::error::{Error, Result};
 use crate::source::{
     Checkpoint, FloatType, LayerNorm, MatrixId, Projection, Settings, SourceMatrix, TritScale, VectorId, float_at,
@@ -22,6 +23,8 @@ pub(crate) struct GgufCheckpoint<'a> {
     settings: Settings,
     /// llama.cpp stores query and key rows of this architecture for interleaved rotation.
     permuted: bool,
+    /// Projections of this architecture are ternary, whatever type they are stored as.
+    bitnet: bool,
 }
 
 impl<'a> GgufCheckpoint<'a> {
@@ -54,7 +57,12 @@ impl<'a> GgufCheckpoint<'a> {
             chat_template: gguf.text("tokenizer.chat_template")?.map(str::to_owned),
             name: gguf.text("general.name")?.unwrap_or(architecture).to_owned(),
         };
-        let checkpoint = GgufCheckpoint { gguf, settings, permuted: architecture == "llama" };
+        let checkpoint = GgufCheckpoint {
+            gguf,
+            settings,
+            permuted: architecture == "llama",
+            bitnet: architecture.starts_with("bitnet"),
+        };
         checkpoint.refuse_unknown_tensors()?;
         Ok(checkpoint)
     }
@@ -62,15 +70,21 @@ impl<'a> GgufCheckpoint<'a> {
     /// A weight that nobody reads would change what the model says.
     fn refuse_unknown_tensors(&self) -> Result<()> {
         let known = |name: &str| {
-            let name = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".scale")).unwrap_or("");
-            if ["token_embd", "output", "output_norm"].contains(&name) {
+            let (name, scale) = match (name.strip_suffix(".weight"), name.strip_suffix(".scale")) {
+                (Some(name), _) => (name, false),
+                (None, Some(name)) if self.gguf.tensor(&format!("{name}.weight")).is_some() => (name, true),
+                _ => return false,
+            };
+            if ["token_embd", "output"].contains(&name) || (name == "output_norm" && !scale) {
                 return true;
             }
             let part = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
             part.is_some_and(|(layer, part)| {
-                layer.parse::<usize>().is_ok_and(|n| n < self.settings.config.num_hidden_layers)
+                let layers = self.settings.config.num_hidden_layers;
+                // "blk.00" and "blk.+0" are not the names of block 0.
+                layer.parse::<usize>().is_ok_and(|n| n < layers && n.to_string() == layer)
                     && (Projection::ALL.iter().any(|p| projection_name(*p) == part)
-                        || LayerNorm::ALL.iter().any(|n| norm_name(*n) == part))
+                        || (!scale && LayerNorm::ALL.iter().any(|n| norm_name(*n) == part)))
             })
         };
         match self.gguf.tensors.iter().find(|tensor| !known(tensor.name)) {
@@ -95,6 +109,14 @@ impl<'a> GgufCheckpoint<'a> {
         }
         let expected = (count / weights).saturating_mul(bytes).saturating_add(kind.tail());
         let found = tensor.room.len();
+        if tensor.kind == 42 && found >= expected.saturating_add(self.gguf.alignment) {
+            let sizes = [64, 128].map(|block| count / block * (block / 4 + 2));
+            return Err(malformed(format!(
+                "takes {found} bytes up to the next tensor, expected {} (blocks of 64) or {} (blocks of 128), rounded up \
+                 to a multiple of {}",
+                sizes[0], sizes[1], self.gguf.alignment
+            )));
+        }
         let data = tensor.room.get(..expected);
         Ok((kind, data.ok_or_else(|| malformed(format!("has {found} bytes, expected {expected}")))?))
     }
@@ -109,44 +131,20 @@ impl<'a> GgufCheckpoint<'a> {
         }
     }
 
-    /// Trits of a packed matrix.
-    fn trits(
-        &self,
-        tensor: &TensorInfo<'a>,
-        kind: Kind,
-        bytes: &'a [u8],
-        permute: Option<usize>,
-    ) -> Result<SourceMatrix<'_>> {
+    /// Trits of a packed matrix, in stored order.
+    fn trits(&self, tensor: &TensorInfo<'a>, kind: Kind, bytes: &'a [u8]) -> Result<SourceMatrix<'_>> {
         let file = self.gguf.file;
         let name = tensor.name;
         let (weights, block_bytes) = kind.block();
-        let [rows, cols] = [tensor.shape[0], tensor.shape[1]];
-        let extra = self.extra_scale(name.trim_end_matches(".weight"))?;
+        let cols = tensor.shape[1];
         let (blocks, tail) = bytes.split_at(bytes.len() - kind.tail());
         let scale = if kind == Kind::I2S {
-            TritScale::Multiply(float_at(FloatType::F32, tail, 0) * extra.unwrap_or(1.0))
+            TritScale::Multiply(float_at(FloatType::F32, tail, 0))
         } else {
-            block_scales(kind, blocks, extra).map_err(|message| Error::malformed(file, name, message))?
-        };
-        if let TritScale::Multiply(scale) = scale
-            && !scale.is_finite()
-        {
-            return Err(Error::malformed(file, name, format!("has the scale {scale}, expected a finite number")));
-        }
-        let scale = match (scale, permute) {
-            (TritScale::Groups { size, scales }, Some(head_dim)) => {
-                let groups = cols / size;
-                let scales = (0..rows).flat_map(|row| {
-                    let from = stored_row(row, head_dim) * groups;
-                    scales[from..from + groups].to_vec()
-                });
-                TritScale::Groups { size, scales: scales.collect() }
-            }
-            (scale, _) => scale,
+            block_scales(kind, blocks).map_err(|message| Error::malformed(file, name, message))?
         };
         let row_bytes = cols / weights * block_bytes;
         let read = move |row: usize, out: &mut [i8]| {
-            let row = permute.map_or(row, |head_dim| stored_row(row, head_dim));
             let blocks = blocks[row * row_bytes..][..row_bytes].chunks_exact(block_bytes);
             for (b, (block, out)) in blocks.zip(out.chunks_mut(weights)).enumerate() {
                 kind.trits(block, out).map_err(|bad| {
@@ -158,6 +156,83 @@ impl<'a> GgufCheckpoint<'a> {
         };
         Ok(SourceMatrix::Trits { scale, rows: Box::new(read) })
     }
+
+    /// Multiplies the optional tensor `.scale` in.
+    fn scaled<'m>(&self, tensor: &TensorInfo<'a>, matrix: SourceMatrix<'m>) -> Result<SourceMatrix<'m>> {
+        let (file, name) = (self.gguf.file, tensor.name);
+        let matrix = match (matrix, self.extra_scale(name.trim_end_matches(".weight"))?) {
+            (matrix, None) => matrix,
+            (SourceMatrix::Trits { scale: TritScale::Multiply(scale), rows }, Some(extra)) => {
+                SourceMatrix::Trits { scale: TritScale::Multiply(scale * extra), rows }
+            }
+            _ => {
+                let message = "has a tensor .scale beside it, which is supported for trits with one scale only";
+                return Err(Error::unsupported(file, name, message));
+            }
+        };
+        match matrix {
+            SourceMatrix::Trits { scale: TritScale::Multiply(scale), .. } if !scale.is_finite() => {
+                Err(Error::malformed(file, name, format!("has the scale {scale}, expected a finite number")))
+            }
+            matrix => Ok(matrix),
+        }
+    }
+}
+
+/// A float matrix in stored order: trits where it holds only -d, 0 and +d, by projection if `bitnet`, or by group.
+fn floats_or_trits(dtype: FloatType, bytes: Cow<'_, [u8]>, [rows, cols]: [usize; 2], bitnet: bool) -> SourceMatrix<'_> {
+    // Converters write ternary models as floats too.
+    if bitnet && let Some(magnitude) = one_magnitude(dtype, &bytes, rows * cols) {
+        let read = move |row: usize, out: &mut [i8]| {
+            for (col, out) in out.iter_mut().enumerate() {
+                let weight = float_at(dtype, &bytes, row * cols + col);
+                *out = i8::from(weight > 0.0) - i8::from(weight < 0.0);
+            }
+            Ok(())
+        };
+        return SourceMatrix::Trits { scale: TritScale::Multiply(magnitude), rows: Box::new(read) };
+    }
+    if let Cow::Borrowed(bytes) = bytes
+        && let Some(grouped) = grouped_trits(dtype, bytes, rows, cols)
+    {
+        return grouped;
+    }
+    SourceMatrix::Float { dtype, bytes }
+}
+
+/// The only magnitude among the first `count` weights but zeros, if it is finite; 0 if all are zeros.
+fn one_magnitude(dtype: FloatType, bytes: &[u8], count: usize) -> Option<f32> {
+    let mut magnitudes = (0..count).map(|i| float_at(dtype, bytes, i).abs()).filter(|magnitude| *magnitude != 0.0);
+    let first = magnitudes.next().unwrap_or(0.0);
+    (first.is_finite() && magnitudes.all(|magnitude| magnitude == first)).then_some(first)
+}
+
+/// The rows of a query or key projection `[rows, cols]` in the order of Hugging Face, from the order of llama.cpp.
+fn unpermuted(matrix: SourceMatrix<'_>, rows: usize, head_dim: usize) -> SourceMatrix<'_> {
+    match matrix {
+        SourceMatrix::Trits { scale, rows: read } => {
+            let scale = match scale {
+                TritScale::Groups { size, scales } => {
+                    TritScale::Groups { size, scales: unpermuted_rows(&scales, rows, head_dim) }
+                }
+                scale => scale,
+            };
+            let read = move |row: usize, out: &mut [i8]| read(stored_row(row, head_dim), out);
+            SourceMatrix::Trits { scale, rows: Box::new(read) }
+        }
+        SourceMatrix::Float { dtype, bytes } => {
+            SourceMatrix::Float { dtype, bytes: Cow::Owned(unpermuted_rows(&bytes, rows, head_dim)) }
+        }
+    }
+}
+
+fn unpermuted_rows<T: Copy>(stored: &[T], rows: usize, head_dim: usize) -> Vec<T> {
+    let width = stored.len() / rows;
+    let mut out = Vec::with_capacity(stored.len());
+    for row in 0..rows {
+        out.extend_from_slice(&stored[stored_row(row, head_dim) * width..][..width]);
+    }
+    out
 }
 
 /// The row in which llama.cpp stores row `row` of a query or key projection: the halves of a head lie interleaved.
@@ -168,7 +243,7 @@ fn stored_row(row: usize, head_dim: usize) -> usize {
 }
 
 /// One scale, if all blocks but those of zeros have the same; otherwise all of them.
-fn block_scales(kind: Kind, blocks: &[u8], extra: Option<f32>) -> std::result::Result<TritScale, String> {
+fn block_scales(kind: Kind, blocks: &[u8]) -> std::result::Result<TritScale, String> {
     let (weights, block_bytes) = kind.block();
     let mut scales = Vec::with_capacity(blocks.len() / block_bytes);
     let mut only = None;
@@ -187,13 +262,11 @@ fn block_scales(kind: Kind, blocks: &[u8], extra: Option<f32>) -> std::result::R
         }
         scales.push(bits);
     }
-    match extra {
-        _ if same => Ok(TritScale::Multiply(f16_to_f32(only.unwrap_or(0)) * extra.unwrap_or(1.0))),
-        None => Ok(TritScale::Groups { size: weights, scales }),
-        Some(_) => {
-            Err("has a scale for each block and a tensor .scale beside them, expected one or the other".to_owned())
-        }
-    }
+    Ok(if same {
+        TritScale::Multiply(f16_to_f32(only.unwrap_or(0)))
+    } else {
+        TritScale::Groups { size: weights, scales }
+    })
 }
 
 impl Checkpoint for GgufCheckpoint<'_> {
@@ -209,27 +282,22 @@ impl Checkpoint for GgufCheckpoint<'_> {
             MatrixId::Head => ("output.weight".to_owned(), table),
             MatrixId::Layer(n, p) => (format!("blk.{n}.{}.weight", projection_name(p)), p.shape(config)),
         };
-        let permute = match id {
-            MatrixId::Layer(_, Projection::Query | Projection::Key) if self.permuted => Some(config.head_dim),
-            _ => None,
-        };
         let Some(tensor) = self.gguf.tensor(&name) else { return Ok(None) };
         let (kind, bytes) = self.data(tensor, &shape)?;
-        let Some((dtype, floats)) = kind.floats(bytes) else {
-            return self.trits(tensor, kind, bytes, permute).map(Some);
+        let matrix = match kind.floats(bytes) {
+            None => self.trits(tensor, kind, bytes)?,
+            Some((dtype, floats)) => {
+                let bitnet = self.bitnet && matches!(id, MatrixId::Layer(..));
+                floats_or_trits(dtype, floats, shape, bitnet)
+            }
         };
-        if permute.is_some() {
-            let message = "is a float query or key of architecture llama; only packed trits are supported there: load \
-                           the Hugging Face checkpoint";
-            return Err(Error::unsupported(self.gguf.file, name, message));
-        }
-        // Converters write ternary models as floats too.
-        if matches!(kind, Kind::Float(_))
-            && let Some(grouped) = grouped_trits(dtype, bytes, shape[0], shape[1])
-        {
-            return Ok(Some(grouped));
-        }
-        Ok(Some(SourceMatrix::Float { dtype, bytes: floats }))
+        let matrix = self.scaled(tensor, matrix)?;
+        Ok(Some(match id {
+            MatrixId::Layer(_, Projection::Query | Projection::Key) if self.permuted => {
+                unpermuted(matrix, shape[0], config.head_dim)
+            }
+            _ => matrix,
+        }))
     }
 
     fn vector(&self, id: VectorId) -> Result<Option<Vec<f32>>> {
@@ -275,14 +343,21 @@ fn config(gguf: &Gguf<'_>, architecture: &str) -> Result<Config> {
     let size = |name: &str, default| gguf.size_or(&key(name), default);
     let hidden_size = size("embedding_length", None)?;
     let heads = size("attention.head_count", None)?;
-    let rotated = size("rope.dimension_count", Some(hidden_size.checked_div(heads).unwrap_or(0)))?;
-    let head_dim = size("attention.key_length", Some(rotated))?;
-    if rotated != head_dim {
-        let message = format!("is {rotated}, but heads have {head_dim} dimensions; only whole heads can be rotated");
-        return Err(Error::unsupported(gguf.file, key("rope.dimension_count"), message));
+    let per_head = hidden_size.checked_div(heads).unwrap_or(0);
+    let head_dim = size("attention.key_length", Some(size("rope.dimension_count", Some(per_head))?))?;
+    // A file that does not say how much of a head rotates means all of it, and values as wide as keys.
+    for name in ["rope.dimension_count", "attention.value_length"] {
+        let found = size(name, Some(head_dim))?;
+        if found != head_dim {
+            let message = format!("is {found}, but keys have {head_dim} dimensions; only equal numbers are supported");
+            return Err(Error::unsupported(gguf.file, key(name), message));
+        }
     }
-    if let Some(scaling) = gguf.text(&key("rope.scaling.type"))?.filter(|scaling| *scaling != "none") {
-        let message = format!("is {scaling:?}; only unscaled positions are supported");
+    let scaling = gguf.text(&key("rope.scaling.type"))?.unwrap_or("linear");
+    let factor = gguf.float_or(&key("rope.scaling.factor"), gguf.float_or(&key("rope.scale_linear"), 1.0)?)?;
+    // llama.cpp's converter of BitNet writes a linear scaling by 1; a factor of 0 means that there is none.
+    if scaling != "none" && !(scaling == "linear" && (factor == 1.0 || factor == 0.0)) {
+        let message = format!("is {scaling:?} by {factor}; only unscaled positions are supported");
         return Err(Error::unsupported(gguf.file, key("rope.scaling.type"), message));
     }
     let rows = gguf.tensor("token_embd.weight").map(|tensor| tensor.shape[0]);
@@ -316,32 +391,32 @@ fn config(gguf: &Gguf<'_>, architecture: &str) -> Result<Config> {
 /// The vocabulary as a `tokenizer.json`.
 #[cfg(feature = "text")]
 fn tokenizer_json(gguf: &Gguf<'_>) -> Result<Option<String>> {
+    use super::reader::Value;
     use crate::tokenizer::{GgufVocabulary, tokenizer_json_from_gguf};
 
+    fn text(value: Value<'_>) -> Option<&str> {
+        if let Value::Text(text) = value { Some(text) } else { None }
+    }
+
     let key = |name: &str| format!("tokenizer.ggml.{name}");
-    let text = |value: &Value<'_>| match value {
-        Value::Text(text) => Some((*text).to_owned()),
-        _ => None,
-    };
     let tokens = gguf.list(&key("tokens"), "a list of texts", text)?;
     let model = gguf.text(&key("model"))?.unwrap_or("none");
     if tokens.is_empty() || model == "none" {
         return Ok(None);
     }
-    let merges = gguf.list(&key("merges"), "a list of texts", text)?;
     let vocabulary = GgufVocabulary {
         model,
         pre: gguf.text(&key("pre"))?,
-        tokens: tokens.iter().map(String::as_str).collect(),
+        tokens,
         scores: gguf.list(&key("scores"), "a list of floats", |value| match value {
-            Value::Float(score) => Some(*score as f32),
+            Value::Float(score) => Some(score as f32),
             _ => None,
         })?,
         token_types: gguf.list(&key("token_type"), "a list of integers", |value| match value {
-            Value::Integer(kind) => i32::try_from(*kind).ok(),
+            Value::Integer(kind) => i32::try_from(kind).ok(),
             _ => None,
         })?,
-        merges: merges.iter().map(String::as_str).collect(),
+        merges: gguf.list(&key("merges"), "a list of texts", text)?,
         bos: gguf.token(&key("bos_token_id"))?,
         eos: gguf.token(&key("eos_token_id"))?,
         unk: gguf.token(&key("unknown_token_id"))?,

@@ -5,6 +5,8 @@
 
 mod blocks;
 mod checkpoint;
+#[cfg(test)]
+mod matrix_tests;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 
 /// A metadata value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'a> {
     /// Any integer type.
     Integer(i128),
@@ -16,8 +16,17 @@ pub(super) enum Value<'a> {
     Bool(bool),
     /// Text.
     Text(&'a str),
-    /// A list of one type.
-    List(Vec<Value<'a>>),
+    // Only the tokenizer has lists.
+    #[cfg_attr(not(feature = "text"), allow(dead_code))]
+    /// A list of one type, checked but left where it is: a list of bytes would grow many times when taken apart.
+    List {
+        /// Number of the elements' type.
+        kind: u32,
+        /// Number of elements.
+        count: usize,
+        /// The elements.
+        bytes: &'a [u8],
+    },
 }
 
 /// A tensor's entry in the header.
@@ -37,6 +46,10 @@ pub(super) struct Gguf<'a> {
     pub(super) file: &'a Path,
     metadata: HashMap<&'a str, Value<'a>>,
     pub(super) tensors: Vec<TensorInfo<'a>>,
+    /// Places in `tensors` by name.
+    index: HashMap<&'a str, usize>,
+    /// `general.alignment`: offsets are multiples of it.
+    pub(super) alignment: usize,
 }
 
 /// Reads little-endian numbers off the front.
@@ -107,7 +120,11 @@ impl<'a> Cursor<'a> {
                     _ => 8,
                 };
                 let count = self.count(key, size)?;
-                Value::List((0..count).map(|_| self.value(key, kind, depth + 1)).collect::<Result<_>>()?)
+                let list = self.rest;
+                for _ in 0..count {
+                    self.value(key, kind, depth + 1)?;
+                }
+                Value::List { kind, count, bytes: &list[..list.len() - self.rest.len()] }
             }
             9 => return Err(Error::malformed(self.file, key, "nests lists more than twice")),
             10 => Value::Integer(self.u64(key)?.into()),
@@ -127,7 +144,7 @@ impl<'a> Gguf<'a> {
         }
         let version = cursor.u32("header")?;
         if !(2..=3).contains(&version) {
-            let hint = if version.swap_bytes() <= 3 { "; the file is big-endian" } else { "" };
+            let hint = if (1..=3).contains(&version.swap_bytes()) { "; the file is big-endian" } else { "" };
             let message = format!("is {version}, supported are 2 and 3{hint}");
             return Err(Error::unsupported(file, "version", message));
         }
@@ -143,7 +160,8 @@ impl<'a> Gguf<'a> {
                 return Err(Error::malformed(file, key, "occurs twice"));
             }
         }
-        let mut gguf = Gguf { file, metadata, tensors: Vec::with_capacity(tensors) };
+        let mut gguf =
+            Gguf { file, metadata, tensors: Vec::with_capacity(tensors), index: HashMap::new(), alignment: 32 };
         let mut offsets = Vec::with_capacity(tensors);
         for _ in 0..tensors {
             let name = cursor.text("tensor name")?;
@@ -161,7 +179,7 @@ impl<'a> Gguf<'a> {
             }
             let kind = cursor.u32(name)?;
             offsets.push(cursor.u64(name)?);
-            if gguf.tensors.iter().any(|tensor| tensor.name == name) {
+            if gguf.index.insert(name, gguf.tensors.len()).is_some() {
                 return Err(Error::malformed(file, name, "occurs twice"));
             }
             gguf.tensors.push(TensorInfo { name, shape, kind, room: &[] });
@@ -173,11 +191,12 @@ impl<'a> Gguf<'a> {
     /// Gives each tensor the bytes from its offset to the next one's.
     fn place(&mut self, bytes: &'a [u8], header: usize, offsets: &[u64]) -> Result<()> {
         const ALIGNMENT: &str = "general.alignment";
-        let alignment = self.size_or(ALIGNMENT, Some(32))?;
+        let alignment = self.size_or(ALIGNMENT, Some(self.alignment))?;
         if !alignment.is_power_of_two() || alignment > 65_536 {
             let message = format!("is {alignment}, expected a power of two up to 65536");
             return Err(Error::malformed(self.file, ALIGNMENT, message));
         }
+        self.alignment = alignment;
         let data = bytes.get(header.next_multiple_of(alignment)..).unwrap_or(&[]);
         let mut ends = offsets.to_vec();
         ends.sort_unstable();
@@ -211,7 +230,7 @@ impl<'a> Gguf<'a> {
             Some(Value::Float(_)) => "a float",
             Some(Value::Bool(_)) => "a flag",
             Some(Value::Text(_)) => "text",
-            Some(Value::List(_)) => "a list",
+            Some(Value::List { .. }) => "a list",
         };
         Error::malformed(self.file, key, format!("is {found}, expected {expected}"))
     }
@@ -257,17 +276,20 @@ impl<'a> Gguf<'a> {
     }
 
     /// A list whose every element `convert` accepts; empty if absent.
-    pub(super) fn list<T>(&self, key: &str, what: &str, convert: impl Fn(&Value<'a>) -> Option<T>) -> Result<Vec<T>> {
+    #[cfg(feature = "text")]
+    pub(super) fn list<T>(&self, key: &str, what: &str, convert: fn(Value<'a>) -> Option<T>) -> Result<Vec<T>> {
         match self.get(key) {
             None => Ok(Vec::new()),
-            Some(Value::List(list)) => {
-                list.iter().map(convert).collect::<Option<_>>().ok_or_else(|| self.wrong(key, what))
+            Some(&Value::List { kind, count, bytes }) => {
+                let mut list = Cursor { file: self.file, rest: bytes };
+                let element = |_| convert(list.value(key, kind, 1)?).ok_or_else(|| self.wrong(key, what));
+                (0..count).map(element).collect()
             }
             _ => Err(self.wrong(key, what)),
         }
     }
 
     pub(super) fn tensor(&self, name: &str) -> Option<&TensorInfo<'a>> {
-        self.tensors.iter().find(|tensor| tensor.name == name)
+        self.index.get(name).and_then(|at| self.tensors.get(*at))
     }
 }

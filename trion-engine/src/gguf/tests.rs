@@ -8,10 +8,10 @@ use crate::source::Checkpoint;
 
 /// Writes a GGUF header piece by piece.
 #[derive(Clone, Default)]
-struct Writer(Vec<u8>);
+pub(super) struct Writer(pub(super) Vec<u8>);
 
 impl Writer {
-    fn header(version: u32, tensors: u64, keys: u64) -> Self {
+    pub(super) fn header(version: u32, tensors: u64, keys: u64) -> Self {
         let mut writer = Writer(b"GGUF".to_vec());
         writer.0.extend(version.to_le_bytes());
         writer.0.extend(tensors.to_le_bytes());
@@ -35,15 +35,19 @@ impl Writer {
         self
     }
 
-    fn text(self, key: &str, value: &str) -> Self {
+    pub(super) fn text(self, key: &str, value: &str) -> Self {
         self.bytes(key.as_bytes()).number(8).bytes(value.as_bytes())
     }
 
-    fn size(self, key: &str, value: u32) -> Self {
+    pub(super) fn size(self, key: &str, value: u32) -> Self {
         self.bytes(key.as_bytes()).number(4).number(value)
     }
 
-    fn tensor(mut self, name: &str, dims: &[u64], kind: u32, offset: u64) -> Self {
+    pub(super) fn float(self, key: &str, value: f32) -> Self {
+        self.bytes(key.as_bytes()).number(6).number(value.to_bits())
+    }
+
+    pub(super) fn tensor(mut self, name: &str, dims: &[u64], kind: u32, offset: u64) -> Self {
         self = self.bytes(name.as_bytes()).number(dims.len() as u32);
         for dim in dims {
             self = self.long(*dim);
@@ -52,7 +56,7 @@ impl Writer {
     }
 
     /// Pads to 32 bytes, and adds data.
-    fn data(mut self, count: usize) -> Self {
+    pub(super) fn data(mut self, count: usize) -> Self {
         self.0.resize(self.0.len().next_multiple_of(32) + count, 0);
         self
     }
@@ -100,7 +104,19 @@ fn files_that_lie_are_refused_by_name() {
         ("parts", llama(1, 0, |w| w.size("split.count", 2)), "split.count"),
         ("scaling", llama(1, 0, |w| w.text("llama.rope.scaling.type", "yarn")), "yarn"),
         ("activation", llama(1, 0, |w| w.text("llama.hidden_activation", "gelu")), "gelu"),
-        ("part of a head", llama(1, 0, |w| w.size("llama.attention.key_length", 16)), "rope.dimension_count"),
+        (
+            "part of a head",
+            llama(2, 0, |w| w.size("llama.attention.key_length", 16).size("llama.rope.dimension_count", 8)),
+            "rope.dimension_count",
+        ),
+        ("narrow values", llama(1, 0, |w| w.size("llama.attention.value_length", 16)), "value_length"),
+        (
+            "a scale of no matrix",
+            llama(0, 1, |w| w.tensor("output_norm.scale", &[1], 0, 0).data(4)),
+            "output_norm.scale",
+        ),
+        ("a block in disguise", llama(0, 1, |w| w.tensor("blk.00.attn_q.weight", &[4], 0, 0).data(16)), "blk.00"),
+        ("version 0", Writer::header(0, 0, 0), "is 0, supported are 2 and 3"),
         ("no dimensions", llama(0, 1, |w| w.tensor("t", &[], 0, 0).data(64)), "dimensions"),
         ("an overflowing shape", llama(0, 1, |w| w.tensor("t", &[1 << 40, 1 << 40], 0, 0).data(64)), "overflows"),
         ("an offset outside", llama(0, 1, |w| w.tensor("t", &[4], 0, 1 << 40).data(64)), "offset"),
