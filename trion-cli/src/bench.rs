@@ -1,23 +1,24 @@
 //! `trion bench`.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use serde_json::json;
-use trion_core::{FloatData, Matrix};
-use trion_engine::{Activation, Config, Model, Parallel, Session, SessionOptions, random_model};
+use trion_engine::{Activation, Config, FloatFormat, Model, Parallel, Session, SessionOptions, random_model};
 
-use crate::common::{CacheName, ComputeArguments, Outcome, open};
+use crate::common::{CacheName, ComputeArguments, Outcome, matrix_bytes, open, print_line};
 use crate::generate::rate;
-use crate::quantize::FormatName;
 
 /// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
 const BANDWIDTH_WORDS: usize = 64 << 20;
 /// Numbers that a thread reads at once.
 const CHUNK: usize = 1 << 15;
+/// Tokens of the prompt where the model has room for them.
+const DEFAULT_PROMPT: usize = 512;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -28,20 +29,20 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum)]
     shape: Option<Shape>,
     /// Number format of the embedding and head of a shape
-    #[arg(long, value_enum, default_value_t = FormatName::Keep)]
-    head: FormatName,
-    /// Tokens of the prompt
-    #[arg(long, default_value_t = 512)]
-    prompt: usize,
+    #[arg(long, value_enum, default_value_t = HeadName::Bf16)]
+    head: HeadName,
+    /// Tokens of the prompt [default: 512, or what the model's context has room for]
+    #[arg(long, value_parser = value_parser!(u32).range(1..))]
+    prompt: Option<u32>,
     /// Tokens to decode
-    #[arg(long, default_value_t = 64)]
-    decode: usize,
+    #[arg(long, default_value_t = 64, value_parser = value_parser!(u32).range(1..))]
+    decode: u32,
     /// Tokens of the prompt that go through the model together
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// Measurements; the median counts
-    #[arg(long, default_value_t = 3)]
-    repeats: usize,
+    #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
+    repeats: u32,
     /// Number format of keys and values
     #[arg(long, value_enum, default_value_t = CacheName::F32)]
     cache: CacheName,
@@ -50,6 +51,25 @@ pub(crate) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Number format of the embedding and head of a shape.
+#[derive(Clone, Copy, ValueEnum)]
+enum HeadName {
+    Bf16,
+    F16,
+    Int8,
+}
+
+impl From<HeadName> for FloatFormat {
+    fn from(name: HeadName) -> Self {
+        match name {
+            // What the engine makes random embeddings of.
+            HeadName::Bf16 => FloatFormat::Keep,
+            HeadName::F16 => FloatFormat::F16,
+            HeadName::Int8 => FloatFormat::Int8,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -105,7 +125,7 @@ impl Shape {
                 num_attention_heads: 6,
                 num_key_value_heads: 2,
                 head_dim: 64,
-                max_position_embeddings: 1024,
+                max_position_embeddings: 512,
                 rope_theta: 10_000.0,
                 ..base
             },
@@ -120,8 +140,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     };
     let pool = arguments.compute.pool()?;
     let kernel = arguments.compute.kernel()?;
-    let bandwidth = bandwidth(&pool);
-    let context = arguments.prompt + arguments.decode;
+    let decode = arguments.decode as usize;
+    let room = model.config().max_position_embeddings.saturating_sub(decode).max(1);
+    let prompt_tokens = arguments.prompt.map_or(DEFAULT_PROMPT.min(room), |prompt| prompt as usize);
+    let context = prompt_tokens.saturating_add(decode);
     let options = SessionOptions {
         max_batch: arguments.batch.min(context),
         cache: arguments.cache.into(),
@@ -129,7 +151,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     };
     let mut session = Session::with_kernel(&model, options, kernel)?;
     let vocab_size = model.config().vocab_size as u32;
-    let prompt: Vec<u32> = (0..arguments.prompt as u32).map(|i| i.wrapping_mul(7919) % vocab_size).collect();
+    let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(7919) % vocab_size).collect();
     let (mut prompts, mut decodes) = (Vec::new(), Vec::new());
     for _ in 0..arguments.repeats {
         session.rewind(0)?;
@@ -137,45 +159,48 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         session.evaluate(&prompt, &pool)?;
         prompts.push(rate(prompt.len(), start.elapsed().as_secs_f64()));
         let start = Instant::now();
-        for token in 0..arguments.decode as u32 {
+        for token in 0..arguments.decode {
             session.evaluate(&[token % vocab_size], &pool)?;
         }
-        decodes.push(rate(arguments.decode, start.elapsed().as_secs_f64()));
+        decodes.push(rate(decode, start.elapsed().as_secs_f64()));
     }
     let (prompt_rate, decode_rate) = (median(&mut prompts), median(&mut decodes));
-    let bytes = bytes_per_token(&model, arguments.prompt + arguments.decode / 2, options.cache.bytes());
+    // Before the bandwidth is measured, whose buffer is no part of the model.
+    let (resident, peak) = (memory("VmRSS:"), memory("VmHWM:"));
+    let bandwidth = bandwidth(&pool);
+    let bytes = bytes_per_token(&model, prompt_tokens + decode / 2, options.cache.bytes());
     let fraction = bytes as f64 * decode_rate / bandwidth;
-    let resident = resident_bytes();
     if arguments.json {
-        println!(
-            "{}",
-            json!({
-                "kernel": kernel.isa().name(),
-                "threads": pool.threads(),
-                "prompt_tokens": arguments.prompt,
-                "prompt_tokens_per_second": prompt_rate,
-                "decode_tokens": arguments.decode,
-                "decode_tokens_per_second": decode_rate,
-                "bytes_per_token": bytes,
-                "bandwidth": bandwidth,
-                "fraction_of_bandwidth": fraction,
-                "packed_bytes": model.packed_bytes(),
-                "resident_bytes": resident,
-            })
-        );
+        print_line(json!({
+            "kernel": kernel.isa().name(),
+            "threads": pool.threads(),
+            "prompt_tokens": prompt_tokens,
+            "prompt_tokens_per_second": prompt_rate,
+            "decode_tokens": decode,
+            "decode_tokens_per_second": decode_rate,
+            "bytes_per_token": bytes,
+            "bandwidth": bandwidth,
+            "fraction_of_bandwidth": fraction,
+            "packed_bytes": model.packed_bytes(),
+            "resident_bytes": resident,
+            "peak_resident_bytes": peak,
+        }))?;
         return Ok(ExitCode::SUCCESS);
     }
-    println!("kernel {}, {} threads, packed model {} bytes", kernel.isa().name(), pool.threads(), model.packed_bytes());
-    println!("prompt of {}: {prompt_rate:.1} tokens/s", arguments.prompt);
-    println!("decode of {}: {decode_rate:.1} tokens/s", arguments.decode);
-    println!(
+    let mut out = io::stdout().lock();
+    let (isa, threads, packed) = (kernel.isa().name(), pool.threads(), model.packed_bytes());
+    writeln!(out, "kernel {isa}, {threads} threads, packed model {packed} bytes")?;
+    writeln!(out, "prompt of {prompt_tokens}: {prompt_rate:.1} tokens/s")?;
+    writeln!(out, "decode of {decode}: {decode_rate:.1} tokens/s")?;
+    writeln!(
+        out,
         "{:.1} MB read for a token: {:.0} % of the {:.1} GB/s that reading memory gives here",
         bytes as f64 / 1e6,
         100.0 * fraction,
         bandwidth / 1e9
-    );
-    if let Some(resident) = resident {
-        println!("{:.0} MB resident", resident as f64 / 1e6);
+    )?;
+    if let (Some(resident), Some(peak)) = (resident, peak) {
+        writeln!(out, "{:.0} MB resident, {:.0} MB at most", resident as f64 / 1e6, peak as f64 / 1e6)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -207,24 +232,18 @@ fn median(values: &mut [f64]) -> f64 {
 
 /// Bytes of weights and cache that a token of decode reads when `positions` are in the cache.
 fn bytes_per_token(model: &Model, positions: usize, cache_bytes: usize) -> usize {
-    let matrix = |matrix: &Matrix<'_>| match matrix {
-        Matrix::Ternary(m) => m.packed().len(),
-        Matrix::Float(m) => match m.data() {
-            FloatData::F32(values) => 4 * values.len(),
-            FloatData::F16(bits) | FloatData::Bf16(bits) => 2 * bits.len(),
-            FloatData::I8 { values, .. } => values.len(),
-        },
-    };
     let core = model.core();
     let config = model.config();
-    let blocks: usize = core.layers().iter().flat_map(|layer| &layer.projections).map(|p| matrix(&p.matrix)).sum();
+    let blocks: usize =
+        core.layers().iter().flat_map(|layer| &layer.projections).map(|p| matrix_bytes(&p.matrix)).sum();
     let cache = 2 * config.num_hidden_layers * config.key_value_size() * positions * cache_bytes;
-    blocks + matrix(core.head()) + cache
+    blocks + matrix_bytes(core.head()) + cache
 }
 
-/// Memory of this process that is in RAM now, where the system says so.
-fn resident_bytes() -> Option<u64> {
+/// Bytes of RAM that this process has, by a line of Linux's `/proc/self/status`: `VmRSS:` for now, `VmHWM:` for the most
+/// so far, the making of the model included. `None` on other systems.
+fn memory(line: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
+    let value = status.lines().find_map(|status| status.strip_prefix(line))?;
+    value.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| 1024 * kilobytes)
 }

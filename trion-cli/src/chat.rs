@@ -1,22 +1,21 @@
 //! `trion chat`.
 
 use std::io::{self, BufRead, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use trion_engine::chat_template::{Date, Message, RenderOptions};
 use trion_engine::{GenerateOptions, Model, Session, SessionOptions, continue_session};
 
-use crate::common::{CacheName, ComputeArguments, Failure, Outcome, open};
-use crate::generate::{SamplerArguments, interrupted};
+use crate::common::{CacheName, ComputeArguments, Failure, ModelArgument, Outcome, input_failure, open, tokenizer};
+use crate::generate::SamplerArguments;
+use crate::interrupt::Interrupt;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A packed file, a Hugging Face directory or a GGUF file, with a chat template
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArgument,
     /// What the model is told first
     #[arg(long)]
     system: Option<String>,
@@ -36,10 +35,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let model = open(Some(&arguments.model))?;
+    let model = open(arguments.model.model.as_deref())?;
     if model.chat_template().is_none() {
-        let message = "the model has no chat template: continue texts with it, by trion generate";
-        return Err(Failure::Argument(message.to_owned()));
+        let help = "continue texts with it by trion generate, or name a model that was trained to talk";
+        return Err(Failure::advised(format!("{} has no chat template", model.name()), help));
     }
     let context = arguments.context.unwrap_or(model.config().max_position_embeddings);
     let cache = arguments.cache.into();
@@ -47,7 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let kernel = arguments.compute.kernel()?;
     let mut session = Session::with_kernel(&model, options, kernel)?;
     let pool = arguments.compute.pool()?;
-    let stop = interrupted()?;
+    let interrupt = Interrupt::listen()?;
     let beginning: Vec<Message> = arguments.system.iter().map(|text| Message::new("system", text.as_str())).collect();
     let mut messages = beginning.clone();
     let options = GenerateOptions {
@@ -64,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             write!(out, "> ")?;
             out.flush()?;
         }
-        let Some(line) = lines.next().transpose()? else { break };
+        let Some(line) = lines.next().transpose().map_err(input_failure)? else { break };
         match line.trim() {
             "" => continue,
             "/exit" => break,
@@ -74,17 +73,19 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             }
             text => messages.push(Message::new("user", text)),
         }
-        stop.store(false, Ordering::Relaxed);
         let prompt = prompt(&model, &messages)?;
         // What the session holds already is not computed again; at least one token is, for its logits.
         let kept = session.tokens().iter().zip(&prompt).take_while(|(a, b)| a == b).count().min(prompt.len() - 1);
         session.rewind(kept)?;
         let mut written = Ok(());
         let answer = continue_session(&mut session, &prompt[kept..], &options, &pool, |piece| {
+            interrupt.writing();
             written = write!(out, "{piece}").and_then(|()| out.flush());
-            written.is_ok() && !stop.load(Ordering::Relaxed)
+            written.is_ok() && !interrupt.asked()
         })?;
         written?;
+        // An answer that Ctrl-C cut short is part of the conversation all the same.
+        interrupt.ended();
         writeln!(out)?;
         messages.push(Message::new("assistant", answer.text.trim()));
     }
@@ -93,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
 
 /// The tokens of a conversation; never none.
 fn prompt(model: &Model, messages: &[Message]) -> Result<Vec<u32>, Failure> {
-    let tokenizer = model.tokenizer()?;
+    let tokenizer = tokenizer(model)?;
     let text_of = |id: Option<u32>| id.and_then(|id| tokenizer.id_to_token(id));
     let (bos, eos) = (text_of(model.bos_token_id()), text_of(model.eos_token_ids().first().copied()));
     let options = RenderOptions {

@@ -1,12 +1,14 @@
 //! What the subcommands share.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use trion_core::{FloatData, Matrix, Rescale};
+use trion_engine::tokenizer::Tokenizer;
 use trion_engine::{CacheType, Isa, Kernel, Model, Pool};
 
 /// Why a subcommand failed.
@@ -14,18 +16,45 @@ use trion_engine::{CacheType, Isa, Kernel, Model, Pool};
 pub(crate) enum Failure {
     /// The engine refused something.
     Engine(trion_engine::Error),
-    /// Standard output or input failed.
+    /// Standard output failed.
     Output(io::Error),
     /// An argument cannot be used.
     Argument(String),
+    /// As [`Failure::Argument`], with what to do about it.
+    Advised {
+        /// What was found, and what was expected.
+        message: String,
+        /// What to do.
+        help: String,
+    },
+}
+
+impl Failure {
+    /// A failure with what to do about it.
+    pub(crate) fn advised(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Failure::Advised { message: message.into(), help: help.into() }
+    }
+
+    /// What to do about it, where that is known.
+    pub(crate) fn help(&self) -> Option<&str> {
+        match self {
+            Failure::Advised { help, .. } => Some(help),
+            Failure::Engine(trion_engine::Error::Core(
+                trion_core::Error::ContextOverflow { .. } | trion_core::Error::Options { field: "context", .. },
+            )) => {
+                Some("trion inspect shows the longest context of a model; give less text, or a --context that holds it")
+            }
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Engine(error) => write!(f, "{error}"),
-            Failure::Output(error) => write!(f, "{error}"),
-            Failure::Argument(message) => write!(f, "{message}"),
+            Failure::Output(error) => write!(f, "standard output: {error}"),
+            Failure::Argument(message) | Failure::Advised { message, .. } => write!(f, "{message}"),
         }
     }
 }
@@ -49,7 +78,7 @@ pub(crate) type Outcome = Result<std::process::ExitCode, Failure>;
 #[derive(Args)]
 pub(crate) struct ComputeArguments {
     /// Threads; 0 for one for each physical core. Does not change results
-    #[arg(long, default_value_t = 0, global = true)]
+    #[arg(long, default_value_t = 0)]
     threads: usize,
     /// Kernel. Does not change results
     #[arg(long, value_enum, default_value_t = KernelName::Auto)]
@@ -80,7 +109,8 @@ impl ComputeArguments {
         };
         Kernel::new(isa).ok_or_else(|| {
             let names: Vec<_> = Kernel::available().map(|kernel| kernel.isa().name()).collect();
-            Failure::Argument(format!("this CPU has no kernel {}; it has {}", isa.name(), names.join(", ")))
+            let message = format!("this CPU has no kernel {}", isa.name());
+            Failure::advised(message, format!("it has {}; auto takes the fastest", names.join(", ")))
         })
     }
 }
@@ -112,8 +142,11 @@ fn default_model() -> Result<Model, Failure> {
 
 #[cfg(not(feature = "default-model"))]
 fn default_model() -> Result<Model, Failure> {
-    Err(Failure::Argument("name a model: this build has none inside".to_owned()))
+    Err(Failure::advised("no model is named, and this build has none inside", MODEL_HELP))
 }
+
+/// What a model argument may be.
+const MODEL_HELP: &str = "give the path of a packed file, a Hugging Face directory or a GGUF file";
 
 /// Opens a model, with a progress bar while a checkpoint is packed; the one inside the program if none is named.
 pub(crate) fn open(path: Option<&Path>) -> Result<Model, Failure> {
@@ -121,7 +154,52 @@ pub(crate) fn open(path: Option<&Path>) -> Result<Model, Failure> {
     let mut progress = Progress::new("packing");
     let model = Model::open_with_progress(path, &mut |done, total| progress.show(done, total));
     progress.finish();
-    Ok(model?)
+    model.map_err(|error| match error {
+        trion_engine::Error::Io { ref source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            Failure::advised(error.to_string(), MODEL_HELP)
+        }
+        error => Failure::Engine(error),
+    })
+}
+
+/// The tokenizer of a model.
+///
+/// # Errors
+/// When it has none.
+pub(crate) fn tokenizer(model: &Model) -> Result<&Tokenizer, Failure> {
+    let help = "put the checkpoint's tokenizer.json beside its weights; trion logits --ids works without";
+    model.tokenizer().map_err(|error| Failure::advised(error.to_string(), help))
+}
+
+/// Writes a line to standard output. Unlike `println!` it does not panic when nobody reads it or the disk is full.
+///
+/// # Errors
+/// [`Failure::Output`].
+pub(crate) fn print_line(line: impl fmt::Display) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{line}")?)
+}
+
+/// Why standard input could not be read.
+pub(crate) fn input_failure(error: io::Error) -> Failure {
+    Failure::Argument(format!("standard input: {error}"))
+}
+
+/// Bytes of a matrix with its scales.
+pub(crate) fn matrix_bytes(matrix: &Matrix<'_>) -> usize {
+    match matrix {
+        Matrix::Ternary(m) => {
+            m.packed().len()
+                + match m.rescale() {
+                    Rescale::Multiply(_) | Rescale::Divide(_) => size_of::<f32>(),
+                    Rescale::Groups { scales, .. } => size_of_val(scales),
+                }
+        }
+        Matrix::Float(m) => match m.data() {
+            FloatData::F32(values) => size_of_val(values),
+            FloatData::F16(bits) | FloatData::Bf16(bits) => size_of_val(bits),
+            FloatData::I8 { values, scales } => size_of_val(values) + size_of_val(scales),
+        },
+    }
 }
 
 /// A bar on a terminal, for what takes over a second.
@@ -163,7 +241,7 @@ pub(crate) fn text_or_stdin(argument: Option<&str>) -> Result<Option<String>, Fa
         None => {}
     }
     let mut text = String::new();
-    io::stdin().read_to_string(&mut text)?;
+    io::stdin().read_to_string(&mut text).map_err(input_failure)?;
     Ok((argument.is_some() || !text.is_empty()).then_some(text))
 }
 

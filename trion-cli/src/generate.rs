@@ -2,14 +2,14 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 use trion_engine::{GenerateOptions, Generated, SamplerOptions, StopReason, generate};
 
-use crate::common::{CacheName, ComputeArguments, Failure, ModelArgument, Outcome, open, text_or_stdin};
+use crate::common::{CacheName, ComputeArguments, ModelArgument, Outcome, open, text_or_stdin, tokenizer};
+use crate::interrupt::{self, Interrupt};
 
 /// Suits the model inside the program.
 const DEFAULT_PROMPT: &str = "The ship had been at sea for nine days when";
@@ -82,18 +82,10 @@ impl SamplerArguments {
     }
 }
 
-/// A flag that Ctrl-C sets.
-pub(crate) fn interrupted() -> Result<Arc<AtomicBool>, Failure> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = Arc::clone(&flag);
-    ctrlc::set_handler(move || set.store(true, Ordering::Relaxed))
-        .map_err(|e| Failure::Argument(format!("cannot listen to Ctrl-C: {e}")))?;
-    Ok(flag)
-}
-
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let prompt = text_or_stdin(arguments.prompt.as_deref())?.unwrap_or_else(|| DEFAULT_PROMPT.to_owned());
     let model = open(arguments.model.model.as_deref())?;
+    tokenizer(&model)?;
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         sampler: arguments.sampler.options(),
@@ -104,29 +96,34 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         ..GenerateOptions::default()
     };
     let pool = arguments.compute.pool()?;
-    let stop = interrupted()?;
+    let interrupt = Interrupt::listen()?;
     let mut out = io::stdout().lock();
     let mut written = Ok(());
     if !arguments.json {
         write!(out, "{prompt}")?;
         out.flush()?;
     }
+    let start = Instant::now();
+    let mut first = None;
     let generated = generate(&model, &prompt, &options, &pool, |piece| {
+        first.get_or_insert_with(|| start.elapsed());
+        interrupt.writing();
         if !arguments.json {
             written = write!(out, "{piece}").and_then(|()| out.flush());
         }
-        written.is_ok() && !stop.load(Ordering::Relaxed)
+        written.is_ok() && !interrupt.asked()
     })?;
     written?;
     if arguments.json {
-        writeln!(out, "{}", summary(&prompt, &generated))?;
+        writeln!(out, "{}", summary(&prompt, &generated, first))?;
     } else {
         writeln!(out)?;
         if !arguments.no_timing {
-            eprintln!("{}", timing(&generated));
+            // Whoever closed standard error does not want it.
+            let _ = writeln!(io::stderr(), "{}", timing(&generated, first));
         }
     }
-    Ok(if stop.load(Ordering::Relaxed) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+    Ok(if interrupt.ended() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
 
 /// Tokens a second; 0 for no time at all.
@@ -134,20 +131,22 @@ pub(crate) fn rate(tokens: usize, seconds: f64) -> f64 {
     if seconds > 0.0 { tokens as f64 / seconds } else { 0.0 }
 }
 
-fn timing(generated: &Generated) -> String {
+/// `first` is the time to the first text, if any was written.
+fn timing(generated: &Generated, first: Option<Duration>) -> String {
     let (prompt, decode) = (generated.prompt_time.as_secs_f64(), generated.decode_time.as_secs_f64());
     format!(
-        "prompt {} tokens in {:.3} s ({:.1}/s), then {} tokens in {:.3} s ({:.1}/s)",
+        "prompt {} tokens in {:.3} s ({:.1}/s), then {} tokens in {:.3} s ({:.1}/s){}",
         generated.prompt_tokens,
         prompt,
         rate(generated.prompt_tokens, prompt),
         generated.tokens.len(),
         decode,
-        rate(generated.tokens.len(), decode)
+        rate(generated.tokens.len(), decode),
+        first.map_or_else(String::new, |first| format!(", first text after {:.3} s", first.as_secs_f64()))
     )
 }
 
-fn summary(prompt: &str, generated: &Generated) -> serde_json::Value {
+fn summary(prompt: &str, generated: &Generated, first: Option<Duration>) -> serde_json::Value {
     json!({
         "prompt": prompt,
         "text": generated.text,
@@ -162,5 +161,6 @@ fn summary(prompt: &str, generated: &Generated) -> serde_json::Value {
         },
         "prompt_seconds": generated.prompt_time.as_secs_f64(),
         "decode_seconds": generated.decode_time.as_secs_f64(),
+        "first_text_seconds": first.map(|first| first.as_secs_f64()),
     })
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use trion_engine::{Logits, Session, SessionOptions, prompt_tokens};
 
-use crate::common::{ComputeArguments, Failure, ModelArgument, Outcome, open, parse_ids};
+use crate::common::{ComputeArguments, Failure, ModelArgument, Outcome, open, parse_ids, tokenizer};
 
 /// Tokens that go through the model together.
 const BATCH: usize = 64;
@@ -33,7 +33,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let model = open(arguments.model.model.as_deref())?;
     let ids = match (&arguments.ids, &arguments.prompt) {
         (Some(ids), _) => parse_ids(ids)?,
-        (None, Some(prompt)) => prompt_tokens(&model, prompt, true)?,
+        (None, Some(prompt)) => {
+            tokenizer(&model)?;
+            prompt_tokens(&model, prompt, true)?
+        }
         (None, None) => Vec::new(),
     };
     if ids.is_empty() {

@@ -5,16 +5,18 @@ mod chat;
 mod common;
 mod generate;
 mod inspect;
+mod interrupt;
 mod logits;
 mod perplexity;
 mod quantize;
 mod tokenize;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use common::Failure;
+use common::{Failure, Outcome};
 
 /// Ternary language models (`BitNet` b1.58 and its kin), with the same bits on every machine.
 #[derive(Parser)]
@@ -59,18 +61,28 @@ fn main() -> ExitCode {
         Command::Perplexity(arguments) => perplexity::run(&arguments),
         Command::Logits(arguments) => logits::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "trion", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Completions { shell } => completions(shell),
     };
     match outcome {
         Ok(code) => code,
         // Whoever read the output has enough of it.
-        Err(Failure::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            // If standard error is closed too, the exit code is all that is left to say.
+            let _ = writeln!(io::stderr(), "error: {failure}");
+            if let Some(help) = failure.help() {
+                let _ = writeln!(io::stderr(), "help: {help}");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+fn completions(shell: clap_complete::Shell) -> Outcome {
+    // Into memory first: the generator panics where its output fails.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "trion", &mut script);
+    io::stdout().write_all(&script)?;
+    io::stdout().flush()?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use trion_engine::{Logits, Session, SessionOptions};
 
-use crate::common::{ComputeArguments, Failure, Outcome, Progress, open};
+use crate::common::{ComputeArguments, Failure, Outcome, Progress, open, print_line, tokenizer};
 
 /// Tokens that go through the model together.
 const BATCH: usize = 64;
@@ -39,8 +39,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let text = String::from_utf8(text)
         .map_err(|e| Failure::Argument(format!("{}: is not UTF-8: {e}", arguments.file.display())))?;
     let model = open(arguments.model.as_deref())?;
-    let tokenizer = model.tokenizer()?;
-    let ids = tokenizer.encode(&text, true)?;
+    let tokenizer = tokenizer(&model)?;
+    // A text says itself where its documents begin; tokens that are not in it are not measured.
+    let ids = tokenizer.encode(&text, false)?;
     let window = arguments.window.unwrap_or(model.config().max_position_embeddings);
     if window < 2 {
         return Err(Failure::Argument(format!("a window of {window} tokens predicts nothing; give at least 2")));
@@ -53,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = SessionOptions { max_batch: BATCH.min(window), logits: Logits::All, ..SessionOptions::new(window) };
     let pool = arguments.compute.pool()?;
     let mut session = Session::with_kernel(&model, options, arguments.compute.kernel()?)?;
-    let (mut nats, mut predicted, mut covered) = (0.0, 0, 0);
+    let (mut nats, mut predicted) = (0.0, 0);
     let mut progress = Progress::new("windows");
     for (n, window) in windows.iter().enumerate() {
         session.rewind(0)?;
@@ -64,31 +65,29 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             }
         }
         predicted += window.len() - 1;
-        covered += tokenizer.decode(window, true)?.len();
         progress.show(n as u64 + 1, windows.len() as u64);
     }
     progress.finish();
+    // In one piece: a window may end within a character.
+    let covered = tokenizer.decode(&ids[..predicted + windows.len()], false)?.len();
     let mean = nats / predicted as f64;
     let bits_per_byte = nats / std::f64::consts::LN_2 / covered.max(1) as f64;
     if arguments.json {
-        println!(
-            "{}",
-            json!({
-                "windows": windows.len(),
-                "tokens": predicted,
-                "bytes": covered,
-                "nats_per_token": mean,
-                "perplexity": mean.exp(),
-                "bits_per_byte": bits_per_byte,
-            })
-        );
+        print_line(json!({
+            "windows": windows.len(),
+            "tokens": predicted,
+            "bytes": covered,
+            "nats_per_token": mean,
+            "perplexity": mean.exp(),
+            "bits_per_byte": bits_per_byte,
+        }))?;
     } else {
-        println!(
+        print_line(format_args!(
             "{mean:.4} nats/token, perplexity {:.3}, {bits_per_byte:.4} bits/byte ({predicted} tokens, {covered} bytes, {} \
              windows)",
             mean.exp(),
             windows.len()
-        );
+        ))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use trion_engine::{FloatFormat, PackOptions, quantize};
+use trion_engine::{FloatFormat, Model, PackOptions, quantize};
 
-use crate::common::{Failure, Outcome, Progress};
+use crate::common::{Failure, Outcome, Progress, print_line};
+use crate::inspect::Size;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -44,13 +45,14 @@ impl From<FormatName> for FloatFormat {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if arguments.output.exists() && !arguments.force {
-        let message = format!("{} exists; --force replaces it", arguments.output.display());
-        return Err(Failure::Argument(message));
+        let message = format!("{} exists", arguments.output.display());
+        return Err(Failure::advised(message, "--force replaces it"));
     }
     let options = PackOptions { embedding: arguments.embedding.into() };
     let mut progress = Progress::new("packing");
     let bytes = quantize(&arguments.from, &arguments.output, &options, &mut |done, total| progress.show(done, total));
     progress.finish();
-    println!("{}: {} bytes", arguments.output.display(), bytes?);
+    print_line(format_args!("{}: {} bytes", arguments.output.display(), bytes?))?;
+    print_line(Size::of(&Model::open(&arguments.output)?))?;
     Ok(ExitCode::SUCCESS)
 }

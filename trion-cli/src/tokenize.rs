@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use trion_engine::prompt_tokens;
 
-use crate::common::{Failure, Outcome, open, parse_ids, text_or_stdin};
+use crate::common::{Failure, Outcome, open, parse_ids, print_line, text_or_stdin, tokenizer};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let model = open(arguments.model.as_deref())?;
-    let tokenizer = model.tokenizer()?;
+    let tokenizer = tokenizer(&model)?;
     let (ids, text) = if let Some(ids) = &arguments.decode {
         let ids = parse_ids(ids)?;
         let text = tokenizer.decode(&ids, false)?;
@@ -44,11 +44,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     };
     if arguments.json {
         let tokens: Vec<_> = ids.iter().map(|id| tokenizer.id_to_token(*id)).collect();
-        println!("{}", json!({ "text": text, "ids": ids, "tokens": tokens }));
+        print_line(json!({ "text": text, "ids": ids, "tokens": tokens }))?;
     } else if arguments.decode.is_some() {
-        println!("{text}");
+        print_line(text)?;
     } else {
-        println!("{}", ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","));
+        print_line(ids.iter().map(u32::to_string).collect::<Vec<_>>().join(","))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,11 @@
 //! The command as a person runs it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use trion_engine::Kernel;
+use trion_engine::{Isa, Kernel};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -18,16 +18,16 @@ fn scratch(test: &str) -> PathBuf {
     directory
 }
 
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trion"));
+    command.args(arguments).current_dir(root());
+    command
+}
+
 /// Runs the command with text on standard input.
 fn trion_with_input(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_trion"))
-        .args(arguments)
-        .current_dir(root())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        command(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
@@ -67,6 +67,10 @@ fn a_prompt_comes_from_standard_input() {
     assert_eq!(json["prompt"], "In the middle of the forest");
     assert_eq!(json["tokens"].as_array().unwrap().len(), 8);
     assert_eq!(json["stop"], "max_tokens");
+    assert!(json["first_text_seconds"].as_f64().unwrap() > 0.0);
+    let dash = trion_with_input(&["generate", "-p", "-", "-n", "8", "--json"], "In the middle of the forest");
+    let dash: serde_json::Value = serde_json::from_str(&stdout(&dash)).unwrap();
+    assert_eq!(dash["tokens"], json["tokens"]);
 }
 
 #[test]
@@ -89,7 +93,9 @@ fn a_packed_file_gives_the_same_logits() {
     let checkpoint = "tests/golden/bitnet_offline";
     let packed = path("packed.safetensors");
     let quantize = ["quantize", checkpoint, "-o", &packed];
-    stdout(&trion(&quantize));
+    let report = stdout(&trion(&quantize));
+    let bytes = fs::metadata(&packed).unwrap().len();
+    assert!(report.contains(&format!("{bytes} bytes\n")) && report.contains("bits a weight"), "{report}");
     assert!(failure(&quantize, 1).contains("--force"));
     for (model, out) in [(checkpoint, path("a")), (&packed, path("b"))] {
         stdout(&trion(&["logits", model, "--ids", "1,2,3,4,5", "-o", &out]));
@@ -120,7 +126,15 @@ fn inspect_counts_every_trit() {
     let share = |name: &str| json["shares"][name].as_f64().unwrap();
     assert!((share("-1") + share("0") + share("+1") - 1.0).abs() < 1e-9);
     assert!((share("0") - 0.375).abs() < 0.005, "{}", share("0"));
+    assert_eq!(json["config"]["num_hidden_layers"], 8);
+    let tensors = json["tensors"].as_array().unwrap();
+    let sum: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+    assert_eq!(json["bytes"].as_u64(), Some(sum));
     assert!(stdout(&trion(&["inspect", "--tensors"])).contains("model.layers.7.mlp.down_proj"));
+    // Seven matrices in each of eight layers.
+    let kinds = stdout(&trion(&["inspect"]));
+    let trits = kinds.lines().find(|line| line.trim_start().starts_with("trits ")).unwrap();
+    assert!(trits.contains(" 56 with "), "{trits}");
 }
 
 #[test]
@@ -144,11 +158,27 @@ fn bench_measures_a_small_model() {
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
     assert!(json["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(json["bytes_per_token"].as_u64().unwrap() > 6_000_000);
+    // Without a length, the prompt is as long as the context has room for.
+    let arguments = ["bench", "--decode", "500", "--repeats", "1", "--json"];
+    let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
+    assert_eq!(json["prompt_tokens"], 12);
+    if cfg!(target_os = "linux") {
+        assert!(json["peak_resident_bytes"].as_u64() >= json["resident_bytes"].as_u64());
+        assert!(json["resident_bytes"].as_u64() > Some(6_000_000));
+    }
+    assert!(failure(&["bench", "--repeats", "0"], 2).contains("--repeats"));
+    assert!(failure(&["bench", "--prompt", "600"], 1).contains("help:"));
 }
 
 #[test]
 fn errors_say_what_to_do_and_give_a_code() {
     assert!(failure(&["generate", "nowhere"], 1).contains("nowhere"));
+    assert!(failure(&["generate", "nowhere"], 1).contains("\nhelp: give the path"));
+    assert!(failure(&["chat"], 1).contains("\nhelp: continue texts with it by trion generate"));
+    assert!(failure(&["generate", "--context", "4"], 1).contains("\nhelp: "));
+    if let Some(missing) = Isa::ALL.into_iter().find(|isa| Kernel::new(*isa).is_none()) {
+        assert!(failure(&["generate", "--kernel", missing.name()], 1).contains("\nhelp: it has scalar"));
+    }
     assert!(failure(&["generate", "tests/golden/llama_float", "-p", "x"], 1).contains("tokenizer"));
     assert!(failure(&["generate", "--kernel", "abacus"], 2).contains("abacus"));
     assert!(failure(&["generate", "--top-p", "0"], 1).contains("top_p"));
@@ -164,6 +194,96 @@ fn shells_get_completions() {
     assert!(stdout(&trion(&["completions", "bash"])).contains("perplexity"));
 }
 
+/// Every command that writes much, or is piped often.
+const WRITERS: [&[&str]; 6] = [
+    &["generate", "-n", "4"],
+    &["generate", "-n", "4", "--json"],
+    &["inspect", "--tensors"],
+    &["tokenize", "x"],
+    &["perplexity", "LICENSE", "--window", "64"],
+    &["completions", "zsh"],
+];
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    for arguments in WRITERS {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = command(arguments).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {error}");
+        assert!(!error.contains("error") && !error.contains("panic"), "{arguments:?}: {error}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error() {
+    for arguments in WRITERS {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = command(arguments).stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {error}");
+        assert!(error.starts_with("error: standard output: "), "{arguments:?}: {error}");
+    }
+}
+
+/// Sends the signal of Ctrl-C.
+#[cfg(unix)]
+fn interrupt(child: &std::process::Child) {
+    let status = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap();
+    assert!(status.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_the_text_so_far() {
+    let prompt = "The ship";
+    // Slow enough that the signal comes long before the last token.
+    let arguments = ["generate", "-p", prompt, "-n", "500", "--kernel", "scalar", "--threads", "1", "--no-timing"];
+    let mut child = command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    // One byte more than the prompt: text is being written.
+    let mut text = vec![0; prompt.len() + 1];
+    out.read_exact(&mut text).unwrap();
+    interrupt(&child);
+    out.read_to_end(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    assert!(text.starts_with(prompt.as_bytes()) && text.ends_with(b"\n"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let whole = stdout(&trion(&["generate", "-p", prompt, "-n", "500"]));
+    assert!(text.len() < whole.len());
+    assert!(whole.as_bytes().starts_with(text.trim_ascii_end()));
+}
+
+#[test]
+fn standard_input_that_is_not_text_is_named() {
+    let mut child =
+        command(&["generate"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"\xff\xfe").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: standard input: "));
+}
+
+#[test]
+fn every_byte_of_a_text_counts_once() {
+    let path = scratch("bytes").join("text.txt");
+    // Characters of up to four bytes, which short windows cut.
+    let text = "<|endoftext|>Ein Schiff fährt über das Meer: 船, ⛵ und 🚢.";
+    fs::write(&path, text).unwrap();
+    let ids = stdout(&trion(&["tokenize", text, "--no-special"])).split(',').count();
+    // No token is left over in a window of its own, where it would predict nothing.
+    let window = (2..8).find(|window| ids % window != 1).unwrap();
+    for window in [512, window] {
+        let arguments = ["perplexity", &*path.to_string_lossy(), "--window", &window.to_string(), "--json"];
+        let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
+        assert_eq!(json["bytes"].as_u64(), Some(text.len() as u64));
+        assert_eq!(json["tokens"].as_u64(), Some((ids - ids.div_ceil(window)) as u64));
+    }
+}
+
 #[test]
 fn a_conversation_goes_on() {
     let directory = scratch("chat");
@@ -171,12 +291,45 @@ fn a_conversation_goes_on() {
         let file = file.unwrap();
         fs::copy(file.path(), directory.join(file.file_name())).unwrap();
     }
-    let template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}";
+    let template = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}";
     fs::write(directory.join("chat_template.jinja"), template).unwrap();
     let model = directory.to_string_lossy();
     let talk = |input| stdout(&trion_with_input(&["chat", &model, "-n", "4"], input));
     let once = talk("Hi\n");
     assert!(!once.is_empty());
+    // The second question goes on in the same session; a session of its own for the whole conversation says the same.
+    let twice = talk("Hi\nAnd you?\n");
+    let second = twice.strip_prefix(&once).unwrap();
+    let conversation = format!("user: Hi\nassistant: {}\nuser: And you?\n", once.trim());
+    let fresh = stdout(&trion(&["generate", &model, "-p", &conversation, "-n", "4"]));
+    assert_eq!(fresh, format!("{conversation}{second}"));
     // After a reset the same question gets the same answer.
     assert_eq!(talk("Hi\n/reset\nHi\n/exit\nHi\n"), format!("{once}{once}"));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_a_chat_that_waits_for_a_line() {
+    let directory = scratch("chat-interrupt");
+    for file in fs::read_dir(root().join("tests/golden/bitnet_offline")).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
+    }
+    fs::write(directory.join("chat_template.jinja"), "{% for m in messages %}{{ m['content'] }}{% endfor %}").unwrap();
+    let model = directory.to_string_lossy();
+    let mut child = command(&["chat", &model, "-n", "4"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"Hi\n").unwrap();
+    // The line's end comes when the answer is over.
+    let mut answer = Vec::new();
+    BufReader::new(child.stdout.take().unwrap()).read_until(b'\n', &mut answer).unwrap();
+    assert!(answer.ends_with(b"\n"));
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(input);
 }
