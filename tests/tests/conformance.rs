@@ -158,6 +158,11 @@ fn a_norm_in_one_projection_does_not_leak_into_the_next() {
             let file = file.unwrap();
             fs::copy(file.path(), directory.join(file.file_name())).unwrap();
         }
+        // With the flag, a norm that is missing is an error.
+        let config = fs::read_to_string(directory.join("config.json")).unwrap();
+        let open = config.replace("\"use_rms_norm\": true", "\"use_rms_norm\": false");
+        assert_ne!(open, config);
+        fs::write(directory.join("config.json"), open).unwrap();
         let weights = directory.join("model.safetensors");
         let mut bytes = fs::read(&weights).unwrap();
         let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

@@ -168,14 +168,19 @@ fn entries<'a>(
         }
         Ok(())
     };
+    let Settings { norms, projection_norms, .. } = *checkpoint.settings();
     vector(VectorId::FinalNorm, "model.norm.weight".to_owned(), true)?;
     for n in 0..settings.num_hidden_layers {
         for norm in LayerNorm::ALL {
-            vector(VectorId::Layer(n, norm), format!("model.layers.{n}.{}.weight", norm.name()), norm.required())?;
+            vector(
+                VectorId::Layer(n, norm),
+                format!("model.layers.{n}.{}.weight", norm.name()),
+                norm.required() || norms.contains(&norm),
+            )?;
         }
         for projection in Projection::ALL {
             let name = format!("model.layers.{n}.{}.norm.weight", projection.name());
-            vector(VectorId::Projection(n, projection), name, false)?;
+            vector(VectorId::Projection(n, projection), name, projection_norms)?;
         }
     }
     entries.sort_by_key(|entry| match (&entry.content, entry.dtype) {

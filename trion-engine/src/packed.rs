@@ -123,6 +123,9 @@ impl<'f, 'a> PackedFile<'f, 'a> {
             tokenizer_json: self.text("tokenizer.json").map(str::to_owned),
             chat_template: self.text("chat_template").map(str::to_owned),
             name: self.text("name").unwrap_or("model").to_owned(),
+            // The packer has seen to these.
+            norms: &[],
+            projection_norms: false,
         })
     }
 

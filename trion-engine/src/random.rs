@@ -24,6 +24,8 @@ pub fn random_model(config: &Config, embedding: FloatFormat, seed: u64) -> Resul
         tokenizer_json: None,
         chat_template: None,
         name: "random".to_owned(),
+        norms: &[],
+        projection_norms: false,
     };
     let image =
         pack(Path::new("memory"), &RandomCheckpoint { settings, seed }, &PackOptions { embedding }, &mut |_, _| {})?;

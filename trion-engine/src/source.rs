@@ -93,7 +93,16 @@ pub(crate) struct Settings {
     pub(crate) chat_template: Option<String>,
     /// A name for people.
     pub(crate) name: String,
+    /// Norms that every block of this architecture has, beside those that every model has.
+    pub(crate) norms: &'static [LayerNorm],
+    /// Whether every projection has a norm of its own.
+    pub(crate) projection_norms: bool,
 }
+
+/// Sub-norms, which `BitNet` blocks have.
+pub(crate) const SUB_NORMS: &[LayerNorm] = &[LayerNorm::AttentionSub, LayerNorm::MlpSub];
+/// Norms of Qwen3 blocks.
+pub(crate) const QUERY_KEY_NORMS: &[LayerNorm] = &[LayerNorm::Query, LayerNorm::Key];
 
 /// A readable checkpoint. Shapes are checked by the reader against the configuration before data is handed out.
 pub(crate) trait Checkpoint {

@@ -188,3 +188,22 @@ fn shards() {
     write_tensors(&directory.join(FIRST), &header.to_string(), &data[..data.len() - 1], 0);
     refused("a truncated shard", &directory, &[FIRST, "header"]);
 }
+
+#[test]
+fn norms_that_the_architecture_asks_for() {
+    for (n, (name, tensor)) in [
+        ("bitnet_offline", "model.layers.1.mlp.ffn_sub_norm.weight"),
+        ("bitnet_online", "model.layers.0.self_attn.attn_sub_norm.weight"),
+        ("qwen3_online", "model.layers.0.self_attn.q_norm.weight"),
+        ("llama_rms_norm", "model.layers.0.self_attn.k_proj.rms_norm.weight"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let directory = copy(&format!("norm-{n}"), name);
+        edit_tensors(&directory.join(FILE), |header, _| rename(header, tensor, "spare"));
+        // A projection's norm goes by two names; the error has the one that Trion writes.
+        let named = tensor.replace(".rms_norm.", ".norm.");
+        refused(tensor, &directory, &[&named, "is missing"]);
+    }
+}

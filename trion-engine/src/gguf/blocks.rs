@@ -124,6 +124,16 @@ impl Kind {
         }
     }
 
+    /// A block's scale that is not finite, in a format that is decoded to floats.
+    pub(super) fn bad_float_scale(self, bytes: &[u8]) -> Option<f32> {
+        let at = match self {
+            Kind::Q8_0 => 0,
+            Kind::Q6K => 208,
+            _ => return None,
+        };
+        bytes.chunks_exact(self.block().1).map(|block| half(block, at)).find(|scale| !scale.is_finite())
+    }
+
     /// A float matrix: borrowed where it is stored as floats, otherwise decoded to singles without loss.
     pub(super) fn floats(self, bytes: &[u8]) -> Option<(FloatType, Cow<'_, [u8]>)> {
         let (weights, size) = self.block();

@@ -10,8 +10,8 @@ use super::blocks::Kind;
 use super::reader::{Gguf, TensorInfo};
 use crate::error::{Error, Result};
 use crate::source::{
-    Checkpoint, FloatType, LayerNorm, MatrixId, Projection, Settings, SourceMatrix, TritScale, VectorId, float_at,
-    grouped_trits,
+    Checkpoint, FloatType, LayerNorm, MatrixId, Projection, QUERY_KEY_NORMS, SUB_NORMS, Settings, SourceMatrix,
+    TritScale, VectorId, float_at, grouped_trits,
 };
 
 /// Architectures that this reader knows.
@@ -56,6 +56,12 @@ impl<'a> GgufCheckpoint<'a> {
             tokenizer_json: tokenizer_json(&gguf)?,
             chat_template: gguf.text("tokenizer.chat_template")?.map(str::to_owned),
             name: gguf.text("general.name")?.unwrap_or(architecture).to_owned(),
+            norms: match architecture {
+                "llama" => &[],
+                "qwen3" => QUERY_KEY_NORMS,
+                _ => SUB_NORMS,
+            },
+            projection_norms: false,
         };
         let checkpoint = GgufCheckpoint {
             gguf,
@@ -284,6 +290,10 @@ impl Checkpoint for GgufCheckpoint<'_> {
         };
         let Some(tensor) = self.gguf.tensor(&name) else { return Ok(None) };
         let (kind, bytes) = self.data(tensor, &shape)?;
+        if let Some(scale) = kind.bad_float_scale(bytes) {
+            let message = format!("has the scale {scale} in a block, expected a finite number");
+            return Err(Error::malformed(self.gguf.file, name, message));
+        }
         let matrix = match kind.floats(bytes) {
             None => self.trits(tensor, kind, bytes)?,
             Some((dtype, floats)) => {

@@ -243,3 +243,13 @@ fn float_blocks_are_products_of_their_parts() {
     let singles: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|le| f32::from_le_bytes(*le)).collect();
     assert_eq!((singles[0], singles[128 + 64 + 5]), (-64.0, 2.0 * (7.0 + 32.0 - 32.0)));
 }
+
+#[test]
+fn float_scales_that_are_not_finite_are_found() {
+    for (kind, at) in [(Kind::Q8_0, 0), (Kind::Q6K, 208)] {
+        let mut blocks = vec![0_u8; 2 * kind.block().1];
+        assert_eq!(kind.bad_float_scale(&blocks), None);
+        blocks[kind.block().1 + at + 1] = 0x7e;
+        assert!(kind.bad_float_scale(&blocks).is_some_and(f32::is_nan), "{kind:?}");
+    }
+}

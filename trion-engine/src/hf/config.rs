@@ -7,7 +7,7 @@ use serde_json::Value;
 use trion_core::{Activation, Config};
 
 use crate::error::{Error, Result};
-use crate::source::Settings;
+use crate::source::{QUERY_KEY_NORMS, SUB_NORMS, Settings};
 
 /// What the checkpoint's linear layers hold, by `quantization_config` (formats.md, "Formats and reference semantics").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +175,15 @@ impl HfConfig {
             tokenizer_json: read_optional(&directory.join("tokenizer.json"))?,
             chat_template: chat_template(directory)?,
             name: name.unwrap_or_else(|| architecture.to_owned()),
+            norms: match architecture {
+                "BitNetForCausalLM" | "BitnetForCausalLM" => SUB_NORMS,
+                "Qwen3ForCausalLM" => QUERY_KEY_NORMS,
+                _ => &[],
+            },
+            projection_norms: match object.object("quantization_config")? {
+                Some(quantization) => quantization.flag_or("use_rms_norm", false)?,
+                None => false,
+            },
         };
         Ok(HfConfig { settings, linear, tied: object.flag("tie_word_embeddings")? })
     }
