@@ -39,6 +39,19 @@ pub fn scratch(test: &str) -> PathBuf {
     directory
 }
 
+/// A copy of a golden checkpoint, for one test to change.
+///
+/// # Panics
+/// If it cannot be made.
+pub fn copy_golden(test: &str, name: &str) -> PathBuf {
+    let directory = scratch(test);
+    for file in fs::read_dir(golden(name)).expect("a golden checkpoint") {
+        let file = file.expect("a file of the checkpoint");
+        fs::copy(file.path(), directory.join(file.file_name())).expect("a copy of the file");
+    }
+    directory
+}
+
 /// A tensor of a reference file.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Values {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use trion_engine::{Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
-use trion_tests::{Values, golden, oracle, reference, scratch, shared};
+use trion_tests::{Values, copy_golden, golden, oracle, reference, scratch, shared};
 
 /// Largest difference of a logit on prompts that were chosen to have no rounding ties.
 const TOLERANCE: f32 = 1e-3;
@@ -153,11 +153,7 @@ fn golden_gguf_files_give_the_logits_of_transformers() {
 #[test]
 fn a_norm_in_one_projection_does_not_leak_into_the_next() {
     for kept in ["q_proj", "k_proj", "v_proj"] {
-        let directory = scratch(&format!("norm-{kept}"));
-        for file in fs::read_dir(golden("llama_rms_norm")).unwrap() {
-            let file = file.unwrap();
-            fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-        }
+        let directory = copy_golden(&format!("norm-{kept}"), "llama_rms_norm");
         // With the flag, a norm that is missing is an error.
         let config = fs::read_to_string(directory.join("config.json")).unwrap();
         let open = config.replace("\"use_rms_norm\": true", "\"use_rms_norm\": false");

@@ -7,7 +7,7 @@ use trion_engine::{
     CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
     SessionOptions,
 };
-use trion_tests::{golden, scratch};
+use trion_tests::copy_golden;
 
 /// Checkpoints that differ in everything that can take another path through the core.
 const MODELS: [&str; 8] = [
@@ -26,11 +26,7 @@ const TOKENS: u32 = 150;
 
 /// A golden model that admits longer contexts than it was made with.
 fn model(test: &str, name: &str) -> Model {
-    let directory = scratch(&format!("{test}-{name}"));
-    for file in fs::read_dir(golden(name)).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-    }
+    let directory = copy_golden(&format!("{test}-{name}"), name);
     let config = fs::read(directory.join("config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     config["max_position_embeddings"] = 512.into();

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum, value_parser};
 use serde_json::json;
 use trion_engine::{Activation, Config, FloatFormat, Model, Parallel, Session, SessionOptions, random_model};
 
-use crate::common::{CacheName, ComputeArguments, Outcome, matrix_bytes, open, print_line};
+use crate::common::{ComputeArguments, Outcome, matrix_bytes, open, print_line};
 use crate::generate::rate;
 
 /// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
@@ -43,9 +43,6 @@ pub(crate) struct Arguments {
     /// Measurements; the median counts
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repeats: u32,
-    /// Number format of keys and values
-    #[arg(long, value_enum, default_value_t = CacheName::F32)]
-    cache: CacheName,
     #[command(flatten)]
     compute: ComputeArguments,
     /// Print one JSON object
@@ -146,7 +143,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let context = prompt_tokens.saturating_add(decode);
     let options = SessionOptions {
         max_batch: arguments.batch.min(context),
-        cache: arguments.cache.into(),
+        cache: arguments.compute.cache(),
         ..SessionOptions::new(context)
     };
     let mut session = Session::with_kernel(&model, options, kernel)?;

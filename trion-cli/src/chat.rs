@@ -8,7 +8,7 @@ use clap::Args;
 use trion_engine::chat_template::{Date, Message, RenderOptions};
 use trion_engine::{GenerateOptions, Model, Session, SessionOptions, continue_session};
 
-use crate::common::{CacheName, ComputeArguments, Failure, ModelArgument, Outcome, input_failure, open, tokenizer};
+use crate::common::{ComputeArguments, Failure, ModelArgument, Outcome, input_failure, open, tokenizer};
 use crate::generate::SamplerArguments;
 use crate::interrupt::Interrupt;
 
@@ -25,9 +25,6 @@ pub(crate) struct Arguments {
     /// Positions of the conversation [default: the model's context]
     #[arg(long)]
     context: Option<usize>,
-    /// Number format of keys and values
-    #[arg(long, value_enum, default_value_t = CacheName::F32)]
-    cache: CacheName,
     #[command(flatten)]
     sampler: SamplerArguments,
     #[command(flatten)]
@@ -41,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         return Err(Failure::advised(format!("{} has no chat template", model.name()), help));
     }
     let context = arguments.context.unwrap_or(model.config().max_position_embeddings);
-    let cache = arguments.cache.into();
+    let cache = arguments.compute.cache();
     let options = SessionOptions { max_batch: 64.min(context), cache, ..SessionOptions::new(context) };
     let kernel = arguments.compute.kernel()?;
     let mut session = Session::with_kernel(&model, options, kernel)?;

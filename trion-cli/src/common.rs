@@ -83,6 +83,9 @@ pub(crate) struct ComputeArguments {
     /// Kernel. Does not change results
     #[arg(long, value_enum, default_value_t = KernelName::Auto)]
     kernel: KernelName,
+    /// Number format of keys and values
+    #[arg(long, value_enum, default_value_t = CacheName::F32)]
+    cache: CacheName,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -97,6 +100,13 @@ enum KernelName {
 impl ComputeArguments {
     pub(crate) fn pool(&self) -> Result<Pool, Failure> {
         Ok(Pool::new(self.threads)?)
+    }
+
+    pub(crate) fn cache(&self) -> CacheType {
+        match self.cache {
+            CacheName::F32 => CacheType::F32,
+            CacheName::F16 => CacheType::F16,
+        }
     }
 
     pub(crate) fn kernel(&self) -> Result<Kernel, Failure> {
@@ -117,18 +127,9 @@ impl ComputeArguments {
 
 /// Number format of keys and values.
 #[derive(Clone, Copy, ValueEnum)]
-pub(crate) enum CacheName {
+enum CacheName {
     F32,
     F16,
-}
-
-impl From<CacheName> for CacheType {
-    fn from(name: CacheName) -> Self {
-        match name {
-            CacheName::F32 => CacheType::F32,
-            CacheName::F16 => CacheType::F16,
-        }
-    }
 }
 
 #[cfg(feature = "default-model")]

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use trion_engine::{GenerateOptions, Generated, SamplerOptions, StopReason, generate};
 
-use crate::common::{CacheName, ComputeArguments, ModelArgument, Outcome, open, text_or_stdin, tokenizer};
+use crate::common::{ComputeArguments, ModelArgument, Outcome, open, text_or_stdin, tokenizer};
 use crate::interrupt::{self, Interrupt};
 
 /// Suits the model inside the program.
@@ -32,9 +32,6 @@ pub(crate) struct Arguments {
     /// Positions of the session [default: what prompt and tokens need]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     context: usize,
-    /// Number format of keys and values
-    #[arg(long, value_enum, default_value_t = CacheName::F32)]
-    cache: CacheName,
     #[command(flatten)]
     compute: ComputeArguments,
     /// Print one JSON object instead of the text
@@ -91,7 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         sampler: arguments.sampler.options(),
         stop: arguments.stop.clone(),
         context: arguments.context,
-        cache: arguments.cache.into(),
+        cache: arguments.compute.cache(),
         kernel: arguments.compute.kernel()?,
         ..GenerateOptions::default()
     };

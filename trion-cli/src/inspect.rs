@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if arguments.json {
         print_line(json!({
             "name": model.name(),
-            "config": config_json(config),
+            "config": model.config_json(),
             "weights": size.weights,
             "bytes": size.bytes,
             "bits_per_weight": size.bits_per_weight(),
@@ -147,23 +147,6 @@ fn activation(config: &Config) -> &'static str {
         Activation::Relu2 => "relu2",
         Activation::Silu => "silu",
     }
-}
-
-fn config_json(config: &Config) -> Value {
-    json!({
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_theta": config.rope_theta,
-        "hidden_act": activation(config),
-        "activation_group": config.activation_group,
-    })
 }
 
 fn row_json(row: &Row) -> Value {

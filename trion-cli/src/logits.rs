@@ -42,8 +42,12 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if ids.is_empty() {
         return Err(Failure::Argument("no tokens: give at least one id".to_owned()));
     }
-    let options =
-        SessionOptions { max_batch: BATCH.min(ids.len()), logits: Logits::All, ..SessionOptions::new(ids.len()) };
+    let options = SessionOptions {
+        max_batch: BATCH.min(ids.len()),
+        cache: arguments.compute.cache(),
+        logits: Logits::All,
+        ..SessionOptions::new(ids.len())
+    };
     let pool = arguments.compute.pool()?;
     let mut session = Session::with_kernel(&model, options, arguments.compute.kernel()?)?;
     let mut bytes = Vec::new();

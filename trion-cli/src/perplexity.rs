@@ -51,7 +51,12 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     if windows.is_empty() {
         return Err(Failure::Argument(format!("{}: has fewer than two tokens", arguments.file.display())));
     }
-    let options = SessionOptions { max_batch: BATCH.min(window), logits: Logits::All, ..SessionOptions::new(window) };
+    let options = SessionOptions {
+        max_batch: BATCH.min(window),
+        cache: arguments.compute.cache(),
+        logits: Logits::All,
+        ..SessionOptions::new(window)
+    };
     let pool = arguments.compute.pool()?;
     let mut session = Session::with_kernel(&model, options, arguments.compute.kernel()?)?;
     let (mut nats, mut predicted) = (0.0, 0);

@@ -2,21 +2,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use trion_engine::{Isa, Kernel};
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn scratch(test: &str) -> PathBuf {
-    let directory = root().join("target/test-scratch").join(format!("cli-{test}"));
-    let _ = fs::remove_dir_all(&directory);
-    fs::create_dir_all(&directory).unwrap();
-    directory
-}
+use trion_tests::{copy_golden, root, scratch};
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trion"));
@@ -88,7 +77,7 @@ fn stop_strings_end_the_text() {
 
 #[test]
 fn a_packed_file_gives_the_same_logits() {
-    let directory = scratch("quantize");
+    let directory = scratch("cli-quantize");
     let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
     let checkpoint = "tests/golden/bitnet_offline";
     let packed = path("packed.safetensors");
@@ -269,7 +258,7 @@ fn standard_input_that_is_not_text_is_named() {
 
 #[test]
 fn every_byte_of_a_text_counts_once() {
-    let path = scratch("bytes").join("text.txt");
+    let path = scratch("cli-bytes").join("text.txt");
     // Characters of up to four bytes, which short windows cut.
     let text = "<|endoftext|>Ein Schiff fährt über das Meer: 船, ⛵ und 🚢.";
     fs::write(&path, text).unwrap();
@@ -286,11 +275,7 @@ fn every_byte_of_a_text_counts_once() {
 
 #[test]
 fn a_conversation_goes_on() {
-    let directory = scratch("chat");
-    for file in fs::read_dir(root().join("tests/golden/bitnet_offline")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-    }
+    let directory = copy_golden("cli-chat", "bitnet_offline");
     let template = "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}";
     fs::write(directory.join("chat_template.jinja"), template).unwrap();
     let model = directory.to_string_lossy();
@@ -310,11 +295,7 @@ fn a_conversation_goes_on() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_chat_that_waits_for_a_line() {
-    let directory = scratch("chat-interrupt");
-    for file in fs::read_dir(root().join("tests/golden/bitnet_offline")).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-    }
+    let directory = copy_golden("cli-chat-interrupt", "bitnet_offline");
     fs::write(directory.join("chat_template.jinja"), "{% for m in messages %}{{ m['content'] }}{% endfor %}").unwrap();
     let model = directory.to_string_lossy();
     let mut child = command(&["chat", &model, "-n", "4"])

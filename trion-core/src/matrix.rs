@@ -145,11 +145,7 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
 fn row_to_f32<S: Simd, F: Format>(simd: S, row: Option<&[F::Bits]>, scale: f32, out: &mut [f32]) {
     let row = row.unwrap_or(&[]);
     for (row, out) in row.chunks(LANES).zip(out.chunks_mut(LANES)) {
-        let mut lanes = [0.0; LANES];
-        simd.store(F::load(simd, &padded(row)).mul(S::V::splat(scale)), &mut lanes);
-        for (out, lane) in out.iter_mut().zip(lanes) {
-            *out = lane;
-        }
+        simd.store_part(F::load(simd, &padded(row)).mul(S::V::splat(scale)), out);
     }
 }
 

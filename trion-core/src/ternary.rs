@@ -156,28 +156,26 @@ impl<'w> TernaryMatrix<'w> {
         }
     }
 
+    /// The trits of a row, 16 columns at a time; none for a row beyond the matrix.
+    fn row_blocks(&self, row: usize) -> impl Iterator<Item = [i8; BLOCK_COLS]> + use<'w> {
+        let tile_bytes = self.cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        let tile = self.packed.chunks_exact(tile_bytes.max(1)).nth(row / TILE_ROWS).unwrap_or(&[]);
+        tile.as_chunks::<BLOCK_BYTES>().0.iter().map(move |block| {
+            let word = block.as_chunks::<4>().0[row % TILE_ROWS];
+            core::array::from_fn(|i| ((word[i % 4] >> (2 * (i / 4))) & 3) as i8 - 1)
+        })
+    }
+
     /// The trits of a row, into `out` of `cols` elements. A row beyond the matrix leaves `out` as it is.
     pub fn decode_row(&self, row: usize, out: &mut [i8]) {
-        let blocks = self.cols.div_ceil(BLOCK_COLS);
-        let tile = self.packed.chunks_exact((blocks * BLOCK_BYTES).max(1)).nth(row / TILE_ROWS).unwrap_or(&[]);
-        for (block, out) in tile.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.chunks_mut(BLOCK_COLS)) {
-            let word = block.as_chunks::<4>().0[row % TILE_ROWS];
-            for (i, out) in out.iter_mut().enumerate() {
-                *out = ((word[i % 4] >> (2 * (i / 4))) & 3) as i8 - 1;
-            }
+        for (trits, out) in self.row_blocks(row).zip(out.chunks_mut(BLOCK_COLS)) {
+            out.copy_from_slice(&trits[..out.len()]);
         }
     }
 
     /// The weights of a row as floats, into `out` of `cols` elements; what an embedding reads.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        let mut trits = [0_i8; BLOCK_COLS];
-        let blocks = self.cols.div_ceil(BLOCK_COLS);
-        let tile = self.packed.chunks_exact((blocks * BLOCK_BYTES).max(1)).nth(row / TILE_ROWS).unwrap_or(&[]);
-        for (b, (block, out)) in tile.as_chunks::<BLOCK_BYTES>().0.iter().zip(out.chunks_mut(BLOCK_COLS)).enumerate() {
-            let word = block.as_chunks::<4>().0[row % TILE_ROWS];
-            for (i, trit) in trits.iter_mut().enumerate() {
-                *trit = ((word[i % 4] >> (2 * (i / 4))) & 3) as i8 - 1;
-            }
+        for (b, (trits, out)) in self.row_blocks(row).zip(out.chunks_mut(BLOCK_COLS)).enumerate() {
             let scale = match self.rescale {
                 Rescale::Multiply(scale) => scale,
                 Rescale::Divide(scale) => 1.0 / scale,

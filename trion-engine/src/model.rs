@@ -13,7 +13,7 @@ use crate::gguf::GgufCheckpoint;
 use crate::hf::HfCheckpoint;
 use crate::map::{map_file, zeros};
 use crate::pack::{PackOptions, pack};
-use crate::packed::{PackedFile, Weights};
+use crate::packed::{PackedConfig, PackedFile, Weights};
 use crate::source::Settings;
 
 /// The bytes of a packed file.
@@ -165,6 +165,16 @@ impl Model {
     /// Shapes and constants.
     pub fn config(&self) -> &Config {
         self.core().config()
+    }
+
+    /// The configuration as a packed file states it.
+    pub fn config_json(&self) -> serde_json::Value {
+        let config = PackedConfig {
+            config: *self.config(),
+            bos_token_id: self.bos_token_id(),
+            eos_token_id: self.eos_token_ids().to_vec(),
+        };
+        config.to_json()
     }
 
     /// A name for people.

@@ -11,10 +11,11 @@ use std::path::Path;
 use memmap2::Mmap;
 use serde_json::{Map, Value, json};
 use trion_core::ternary::{BLOCK_BYTES, BLOCK_COLS, FOUR_ZEROS, TILE_ROWS, TernaryMatrix};
-use trion_core::{Activation, Config, LayerNorm, Projection};
+use trion_core::{Config, LayerNorm, Projection};
 
 use crate::error::{Error, Result};
 use crate::map::zeros;
+use crate::packed::{FORMAT, PackedConfig, VERSION};
 use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritRows, TritScale, VectorId, float_at};
 
 /// Where tensor data begins: a multiple of this, so that mapped tensors are aligned for any register.
@@ -277,34 +278,20 @@ fn group_scales(name: &str, rows: usize, cols: usize, size: usize, scales: &[u16
 
 /// `__metadata__`: strings only, by the safetensors format.
 fn metadata(settings: &Settings, config: &Config) -> Value {
-    let config = json!({
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.max_position_embeddings,
-        "rms_norm_eps": config.rms_norm_eps,
-        "projection_norm_eps": config.projection_norm_eps,
-        "rope_theta": config.rope_theta,
-        "hidden_act": match config.hidden_act {
-            Activation::Relu2 => "relu2",
-            Activation::Silu => "silu",
-        },
-        "activation_group": config.activation_group,
-        "bos_token_id": settings.bos_token_id,
-        "eos_token_id": settings.eos_token_ids,
-    });
+    let config = PackedConfig {
+        config: *config,
+        bos_token_id: settings.bos_token_id,
+        eos_token_id: settings.eos_token_ids.clone(),
+    };
+    let config = config.to_json();
     let mut metadata = Map::new();
     let mut put = |key: &str, value: Option<String>| {
         if let Some(value) = value {
             metadata.insert(key.to_owned(), Value::String(value));
         }
     };
-    put("format", Some(crate::packed::FORMAT.to_owned()));
-    put("version", Some(crate::packed::VERSION.to_owned()));
+    put("format", Some(FORMAT.to_owned()));
+    put("version", Some(VERSION.to_owned()));
     put("name", Some(settings.name.clone()));
     put("config", Some(config.to_string()));
     put("tokenizer.json", settings.tokenizer_json.clone());

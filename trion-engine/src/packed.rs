@@ -4,7 +4,8 @@ use std::path::Path;
 
 use bytemuck::Pod;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use trion_core::{
     Activation, Config, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Projection, Rescale, TernaryMatrix,
 };
@@ -17,9 +18,27 @@ pub(crate) const FORMAT: &str = "trion";
 /// `__metadata__.version` of the files that this version reads and writes.
 pub(crate) const VERSION: &str = "1";
 
-/// `__metadata__.config`.
-#[derive(Deserialize)]
-struct PackedConfig {
+/// `__metadata__.config`: the configuration under the names of its fields, and the tokens that frame a text.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PackedConfig {
+    #[serde(flatten, with = "ConfigFields")]
+    pub(crate) config: Config,
+    pub(crate) bos_token_id: Option<u32>,
+    pub(crate) eos_token_id: Vec<u32>,
+}
+
+impl PackedConfig {
+    /// As JSON.
+    pub(crate) fn to_json(&self) -> Value {
+        // Numbers, names and lists of numbers always have a JSON form.
+        serde_json::to_value(self).unwrap_or(Value::Null)
+    }
+}
+
+/// How serde sees the core's configuration.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Config")]
+struct ConfigFields {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,
@@ -31,15 +50,15 @@ struct PackedConfig {
     rms_norm_eps: f32,
     projection_norm_eps: f32,
     rope_theta: f32,
-    hidden_act: PackedActivation,
+    #[serde(with = "ActivationNames")]
+    hidden_act: Activation,
     activation_group: usize,
-    bos_token_id: Option<u32>,
-    eos_token_id: Vec<u32>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum PackedActivation {
+/// Hugging Face's names of activations.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Activation", rename_all = "lowercase")]
+enum ActivationNames {
     Relu2,
     Silu,
 }
@@ -95,31 +114,13 @@ impl<'f, 'a> PackedFile<'f, 'a> {
     pub(crate) fn settings(&self) -> Result<Settings> {
         let place = "__metadata__.config";
         let text = self.text("config").ok_or_else(|| self.malformed(place, "is missing, expected JSON"))?;
-        let c: PackedConfig =
+        let PackedConfig { config, bos_token_id, eos_token_id } =
             serde_json::from_str(text).map_err(|e| self.malformed(place, format!("is wrong: {e}")))?;
-        let config = Config {
-            vocab_size: c.vocab_size,
-            hidden_size: c.hidden_size,
-            intermediate_size: c.intermediate_size,
-            num_hidden_layers: c.num_hidden_layers,
-            num_attention_heads: c.num_attention_heads,
-            num_key_value_heads: c.num_key_value_heads,
-            head_dim: c.head_dim,
-            max_position_embeddings: c.max_position_embeddings,
-            rms_norm_eps: c.rms_norm_eps,
-            projection_norm_eps: c.projection_norm_eps,
-            rope_theta: c.rope_theta,
-            hidden_act: match c.hidden_act {
-                PackedActivation::Relu2 => Activation::Relu2,
-                PackedActivation::Silu => Activation::Silu,
-            },
-            activation_group: c.activation_group,
-        };
         config.validate().map_err(|e| self.malformed(place, e.to_string()))?;
         Ok(Settings {
             config,
-            bos_token_id: c.bos_token_id,
-            eos_token_ids: c.eos_token_id,
+            bos_token_id,
+            eos_token_ids: eos_token_id,
             tokenizer_json: self.text("tokenizer.json").map(str::to_owned),
             chat_template: self.text("chat_template").map(str::to_owned),
             name: self.text("name").unwrap_or("model").to_owned(),

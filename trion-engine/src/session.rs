@@ -130,7 +130,7 @@ impl Session {
     /// The state in bytes, for [`Session::load`].
     ///
     /// # Errors
-    /// None today; a `Result` so that storage can fail later.
+    /// None in practice: the buffer is made as large as the core says.
     pub fn save(&self) -> Result<Vec<u8>> {
         let core = self.cell.borrow_dependent();
         let mut bytes = vec![0; core.saved_bytes()];

@@ -7,7 +7,8 @@ use std::process::{Command, ExitCode, Stdio};
 const HELP: &str = "cargo xtask NAME
 
   test    every test, of the workspace and of the README's examples
-  ci      formatting, lints, tests, and the build without optional features
+  lint    formatting and clippy, with and without optional features
+  ci      lint, then test
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]
 ";
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test(),
+        Some("lint") => lint(),
         Some("ci") => ci(),
         Some("golden") => golden(),
         Some("bench") => bench(arguments.get(1).map_or("0", String::as_str)),
@@ -58,11 +60,18 @@ fn examples(markdown: &str) -> Vec<&str> {
 }
 
 fn ci() -> Outcome {
+    lint()?;
+    test()
+}
+
+fn lint() -> Outcome {
     run("cargo", &["fmt", "--all", "--check"])?;
-    run("cargo", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
-    test()?;
-    // Embedders of small programs leave these out.
-    run("cargo", &["check", "--locked", "-p", "trion-engine", "--no-default-features"])?;
+    let clippy = |what: &[&str]| {
+        run("cargo", &[&["clippy", "--all-targets", "--locked"], what, &["--", "-D", "warnings"]].concat())
+    };
+    clippy(&["--workspace"])?;
+    // Embedders of small programs leave these features out.
+    clippy(&["-p", "trion-engine", "--no-default-features"])?;
     run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])
 }
 

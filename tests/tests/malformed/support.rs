@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use trion_engine::{Model, PackOptions, quantize};
-use trion_tests::{golden, scratch};
+use trion_tests::{copy_golden, golden, scratch};
 
 /// What a malformed file may cost beyond its own size, in bytes.
 pub(crate) const ALLOWANCE: usize = 64 << 20;
@@ -112,12 +112,7 @@ pub(crate) fn error_of<T, E: std::error::Error>(what: &str, result: Result<T, E>
 
 /// A copy of a golden checkpoint.
 pub(crate) fn copy(test: &str, name: &str) -> PathBuf {
-    let directory = scratch(&format!("malformed-{test}"));
-    for file in fs::read_dir(golden(name)).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-    }
-    directory
+    copy_golden(&format!("malformed-{test}"), name)
 }
 
 /// A golden checkpoint as a packed file.

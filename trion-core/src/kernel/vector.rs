@@ -93,6 +93,16 @@ pub(crate) trait Simd: Copy {
     /// `tile` holds `blocks` blocks of 128 bytes (see [`crate::ternary`]); each `x[t]` holds at least `16 * blocks`
     /// activations. Sums wrap at 32 bits.
     fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
+
+    /// Writes as many lanes as `to` has, at most 32.
+    #[inline(always)]
+    fn store_part(self, v: Self::V, to: &mut [f32]) {
+        let mut lanes = [0.0; LANES];
+        self.store(v, &mut lanes);
+        for (to, lane) in to.iter_mut().zip(lanes) {
+            *to = lane;
+        }
+    }
 }
 
 /// The first 32 elements, filled up with zeros.

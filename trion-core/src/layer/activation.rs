@@ -7,14 +7,10 @@ use crate::numeric::{LANES, relu2, silu};
 /// `gate = act(gate) * up`, for up to 32 values.
 #[inline(always)]
 pub(crate) fn activate<S: Simd>(simd: S, activation: Activation, gate: &mut [f32], up: &[f32; LANES]) {
-    let mut lanes = padded(gate);
-    let g = simd.load(&lanes);
+    let g = simd.load(&padded(gate));
     let activated = match activation {
         Activation::Relu2 => relu2(g),
         Activation::Silu => silu(g),
     };
-    simd.store(activated.mul(simd.load(up)), &mut lanes);
-    for (gate, lane) in gate.iter_mut().zip(lanes) {
-        *gate = lane;
-    }
+    simd.store_part(activated.mul(simd.load(up)), gate);
 }

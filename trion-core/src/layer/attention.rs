@@ -132,10 +132,6 @@ fn weighted_sum_tail<S: Simd, F: Format>(
     for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
         sum = sum.add(S::V::splat(*weight).mul(F::load(simd, &padded(&value[column..]))));
     }
-    let mut lanes = padded(out);
-    simd.store(simd.load(&lanes).add(sum), &mut lanes);
-    for (out, lane) in out.iter_mut().zip(lanes) {
-        *out = lane;
-    }
+    simd.store_part(simd.load(&padded(out)).add(sum), out);
     LANES
 }

@@ -18,7 +18,7 @@ impl Op for RmsNorm<'_> {
         let count = self.x.len() as f32;
         let (chunks, tail) = self.x.as_chunks_mut::<LANES>();
         let (weights, weights_tail) = self.weight.as_chunks::<LANES>();
-        let mut lanes = padded(tail);
+        let lanes = padded(tail);
 
         let mut squares = S::V::splat(0.0);
         for chunk in &*chunks {
@@ -34,9 +34,6 @@ impl Op for RmsNorm<'_> {
         for (chunk, weight) in chunks.iter_mut().zip(weights) {
             simd.store(simd.load(chunk).mul(r).mul(simd.load(weight)), chunk);
         }
-        simd.store(simd.load(&lanes).mul(r).mul(simd.load(&padded(weights_tail))), &mut lanes);
-        for (x, lane) in tail.iter_mut().zip(lanes) {
-            *x = lane;
-        }
+        simd.store_part(simd.load(&lanes).mul(r).mul(simd.load(&padded(weights_tail))), tail);
     }
 }
