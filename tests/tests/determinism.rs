@@ -2,6 +2,7 @@
 //! after fork, rewind, save and load.
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use trion_engine::{
     CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
@@ -93,7 +94,7 @@ fn any_budget_gives_the_same_bits_and_bounds_the_work() {
         let model = model("any_budget_gives_the_same_bits_and_bounds_the_work", name);
         let prompt = prompt(&model);
         let expected = plain(&model, CacheType::F32);
-        let units = trion_core::Session::units_per_token(model.config());
+        let units = trion_core::Session::row_blocks_per_token(model.config(), prompt.len());
         let pool = Pool::new(2).unwrap();
         let mut calls = Vec::new();
         for budget in [1, 2, 7, 64, 1000, usize::MAX] {
@@ -110,11 +111,11 @@ fn any_budget_gives_the_same_bits_and_bounds_the_work() {
                 calls.push((budget, max_batch, count));
             }
         }
-        println!("{name}: {units} units a token; (budget, batch, calls) {calls:?}");
+        println!("{name}: {units} row-blocks a token; (budget, batch, calls) {calls:?}");
         let count = |wanted| calls.iter().find(|(budget, batch, _)| (*budget, *batch) == wanted).unwrap().2;
         assert!(count((1, 1)) > count((7, 1)) && count((7, 1)) > count((1000, 1)));
         assert_eq!(count((usize::MAX, 64)), 1);
-        // One token at a time, a budget of one unit stops after each: nothing is done in larger steps.
+        // One token at a time, a budget of one row-block stops after each: nothing is done in larger steps.
         assert!(count((1, 1)) > TOKENS as usize * model.config().num_hidden_layers * 20);
     }
 }
@@ -207,6 +208,73 @@ fn a_token_under_way_can_be_forked_saved_and_rewound() {
         assert_eq!(finish(&mut rewound), expected);
         assert_eq!(finish(&mut session), expected);
     }
+}
+
+/// One thread, which cancels at the query after `left` others.
+struct Cancelling {
+    left: AtomicUsize,
+}
+
+impl Parallel for Cancelling {
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn run(&self, work: &(dyn Fn() + Sync)) {
+        work();
+    }
+
+    fn cancelled(&self) -> bool {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_err()
+    }
+}
+
+#[test]
+fn a_cancelled_call_changes_no_bit_of_what_follows() {
+    let model = model("a_cancelled_call_changes_no_bit_of_what_follows", "bitnet_offline");
+    let prompt = prompt(&model);
+    for cache in [CacheType::F32, CacheType::F16] {
+        let expected = plain(&model, cache);
+        for max_batch in [1, 64] {
+            let mut session = Session::new(&model, options(cache, max_batch)).unwrap();
+            session.push(&prompt).unwrap();
+            let (mut left, mut cancelled) = (0, 0);
+            loop {
+                let parallel = Cancelling { left: AtomicUsize::new(left) };
+                if session.advance(usize::MAX, &parallel).unwrap() == Progress::Ready {
+                    break;
+                }
+                assert!(parallel.cancelled());
+                assert_eq!(session.logits(), None);
+                assert_eq!(session.tokens(), prompt);
+                (left, cancelled) = (left * 3 / 2 + 1, cancelled + 1);
+            }
+            assert!(cancelled > 10, "{cancelled} cancelled calls");
+            assert_eq!(bits(session.logits()), expected, "batch {max_batch}");
+        }
+    }
+}
+
+#[test]
+fn logits_stay_until_new_ones_are_begun() {
+    let model = model("logits_stay_until_new_ones_are_begun", "bitnet_offline");
+    let mut session = Session::new(&model, options(CacheType::F32, 8)).unwrap();
+    let first = bits(Some(session.evaluate(&[1, 2, 3], &Serial).unwrap()));
+    session.push(&[4, 5]).unwrap();
+    assert_eq!(bits(session.logits()), first);
+    // What was pushed and not computed can be taken back: the logits are the last token's again.
+    let fork = session.fork().unwrap();
+    session.rewind(3).unwrap();
+    assert_eq!(session.advance(1, &Serial).unwrap(), Progress::Ready);
+    assert_eq!(bits(session.logits()), first);
+    // A copy made while tokens were pending has no logits.
+    assert_eq!(fork.logits(), None);
+    session.push(&[4, 5]).unwrap();
+    let mut loaded = Session::new(&model, options(CacheType::F32, 8)).unwrap();
+    loaded.load(&session.save().unwrap()).unwrap();
+    assert_eq!(loaded.logits(), None);
+    assert_eq!(session.advance(1, &Serial).unwrap(), Progress::More);
+    assert_eq!(session.logits(), None);
 }
 
 /// A host's job system that runs jobs one after another, some not at all: the work is still complete.

@@ -16,6 +16,12 @@ pub trait Parallel: Sync {
     ///
     /// One call of `work` does whatever is left to do, so calling it once, on this thread, is a right implementation.
     fn run(&self, work: &(dyn Fn() + Sync));
+
+    /// Whether the result is no longer wanted. It is asked before every unit of work, on every thread; once true it stays
+    /// true until [`Session::advance`](crate::Session::advance) has returned.
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// No threads but the caller's.
@@ -36,7 +42,7 @@ impl Parallel for Serial {
 #[cfg(target_has_atomic = "ptr")]
 const PIECES_PER_THREAD: usize = 4;
 
-/// Calls `task` exactly once for each index of `tasks`.
+/// Calls `task` exactly once for each index of `tasks`, or for some of them only once the caller has cancelled.
 pub(crate) fn run_tasks(parallel: &dyn Parallel, tasks: Range<usize>, task: &(dyn Fn(usize) + Sync)) {
     #[cfg(target_has_atomic = "ptr")]
     if tasks.len() > 1 && parallel.threads() > 1 {
@@ -51,6 +57,9 @@ pub(crate) fn run_tasks(parallel: &dyn Parallel, tasks: Range<usize>, task: &(dy
                     break;
                 }
                 for index in from..(from + piece).min(tasks.len()) {
+                    if parallel.cancelled() {
+                        return;
+                    }
                     task(tasks.start + index);
                 }
             }
@@ -59,6 +68,10 @@ pub(crate) fn run_tasks(parallel: &dyn Parallel, tasks: Range<usize>, task: &(dy
         work(); // whatever an implementation that never called `work` has left
         return;
     }
-    let _ = parallel;
-    tasks.for_each(task);
+    for index in tasks {
+        if parallel.cancelled() {
+            return;
+        }
+        task(index);
+    }
 }

@@ -1,6 +1,7 @@
 //! A model that owns its bytes.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,9 @@ use crate::map::{map_file, zeros};
 use crate::pack::{PackOptions, pack};
 use crate::packed::{PackedConfig, PackedFile, Weights};
 use crate::source::Settings;
+
+/// The first bytes of a GGUF file.
+const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// The bytes of a packed file.
 enum Storage {
@@ -91,20 +95,32 @@ impl Model {
         Self::from_storage(path, Storage::Mapped(image))
     }
 
-    /// A model in memory that was packed here.
+    /// A model in memory of its own, in packed form.
     pub(crate) fn from_image(image: Mmap) -> Result<Self> {
         Self::from_storage(Path::new("memory"), Storage::Mapped(image))
     }
 
-    /// A model in the bytes of a packed file, which are copied.
+    /// A model in the bytes of a packed file or of a GGUF file, which are copied.
     ///
     /// # Errors
     /// As [`Model::open`]; the error names the file `memory`.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut copy = zeros(bytes.len())?;
-        copy[..bytes.len()].copy_from_slice(bytes);
-        let map = copy.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))?;
-        Self::from_storage(Path::new("memory"), Storage::Mapped(map))
+        Self::read(&mut &*bytes, bytes.len())
+    }
+
+    /// A model in the `size` bytes of a packed file or of a GGUF file that `reader` gives: a file inside an archive, say.
+    ///
+    /// # Errors
+    /// As [`Model::open`]; the error names the file `memory`. [`Error::Io`] if the reader fails or ends early.
+    pub fn read(reader: &mut dyn Read, size: usize) -> Result<Self> {
+        let memory = Path::new("memory");
+        let mut bytes = zeros(size)?;
+        reader.read_exact(&mut bytes[..size]).map_err(|e| Error::io(memory, e))?;
+        if bytes.starts_with(GGUF_MAGIC) {
+            let checkpoint = GgufCheckpoint::open(memory, &bytes[..size])?;
+            return Self::from_image(pack(memory, &checkpoint, &PackOptions::default(), &mut |_, _| {})?);
+        }
+        Self::from_image(bytes.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))?)
     }
 
     /// A model in the bytes of a packed file that is part of the program. They must lie at a multiple of 64.
@@ -236,8 +252,7 @@ pub(crate) fn read_checkpoint(path: &Path, options: &PackOptions, progress: &mut
 }
 
 fn has_gguf_magic(path: &Path) -> Result<bool> {
-    use std::io::Read;
-    let mut magic = [0; 4];
+    let mut magic = [0; GGUF_MAGIC.len()];
     let mut file = fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    Ok(file.read_exact(&mut magic).is_ok() && magic == *b"GGUF")
+    Ok(file.read_exact(&mut magic).is_ok() && magic == *GGUF_MAGIC)
 }

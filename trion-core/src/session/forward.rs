@@ -87,16 +87,26 @@ fn stage_at(layers: usize, index: usize) -> (usize, Stage) {
     }
 }
 
-/// Row-blocks of one token, alone, in a model whose every projection has a norm of its own.
-pub(super) const fn units_per_token(config: &Config) -> usize {
-    let mut block = 1 + config.num_attention_heads; // Rotate and Attend
+/// Row-blocks of a token's row of the embedding and its rotary tables, of which the sines are most.
+const fn embed_cost(config: &Config) -> usize {
+    1 + config.head_dim / 4
+}
+
+/// Row-blocks of one head of attention over `positions`.
+const fn attend_cost(positions: usize) -> usize {
+    1 + positions / 32
+}
+
+/// Row-blocks of one token, alone, with `positions` up to its own, in a model whose every projection has a norm of its own.
+pub(super) const fn row_blocks_per_token(config: &Config, positions: usize) -> usize {
+    let mut block = 1_usize.saturating_add(config.num_attention_heads.saturating_mul(attend_cost(positions)));
     let mut i = 0;
     while i < Projection::ALL.len() {
         block = block.saturating_add(1 + Projection::ALL[i].shape(config)[0].div_ceil(TILE_ROWS));
         i += 1;
     }
     let head = 1 + config.vocab_size.div_ceil(TILE_ROWS);
-    block.saturating_mul(config.num_hidden_layers).saturating_add(1 + head)
+    block.saturating_mul(config.num_hidden_layers).saturating_add(embed_cost(config) + head)
 }
 
 /// Whether a projection reads an input that is not the one prepared for the projection before it.
@@ -122,6 +132,7 @@ fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
 impl Session<'_, '_> {
     /// Spends the budget; there is at least one token to compute.
     pub(super) fn forward(&mut self, mut budget: usize, parallel: &dyn Parallel) -> Progress {
+        self.logits_rows = 0;
         loop {
             if self.cursor.batch == 0 {
                 let batch = (self.len - self.done).min(self.options.max_batch);
@@ -150,6 +161,13 @@ impl Session<'_, '_> {
                         context: self.options.context,
                     };
                     pass.run(layer, stage, from..to);
+                    if parallel.cancelled() {
+                        // Nobody knows which units of the stage were done. The batch can be begun again: its first stage
+                        // overwrites all that the others read, but the cache, where each position is written before it is
+                        // read.
+                        self.cursor = Cursor::IDLE;
+                        return Progress::More;
+                    }
                     budget = budget.saturating_sub((to - from).saturating_mul(cost));
                 }
                 self.cursor.unit = to;
@@ -182,11 +200,12 @@ impl Session<'_, '_> {
     fn extent(&self, layer: usize, stage: Stage) -> (usize, usize) {
         let batch = self.cursor.batch;
         match stage {
-            Stage::Embed | Stage::Rotate => (batch, 1),
+            Stage::Embed => (batch, embed_cost(self.model.config())),
+            Stage::Rotate => (batch, 1),
             Stage::Prepare(p) if needs_input(&self.model.layers()[layer], p) => (batch, 1),
             Stage::Prepare(_) => (0, 1),
             Stage::Multiply(p) => (self.model.layers()[layer].projection(p).matrix.tiles(), batch),
-            Stage::Attend => (batch * self.model.config().num_attention_heads, 1),
+            Stage::Attend => (batch * self.model.config().num_attention_heads, attend_cost(self.done + batch)),
             Stage::PrepareHead => (self.batch_logits(), 1),
             Stage::MultiplyHead => (self.model.head().tiles(), self.batch_logits()),
         }
@@ -230,6 +249,9 @@ impl Pass<'_, '_, '_> {
         let half = config.head_dim / 2;
         let memory = &mut *self.memory;
         for t in tokens {
+            if self.parallel.cancelled() {
+                return;
+            }
             let hidden = &mut memory.hidden[t * config.hidden_size..][..config.hidden_size];
             let token = memory.tokens[self.first + t] as usize;
             self.kernel.run(Row { matrix: self.model.embedding(), row: token, out: hidden });
@@ -338,6 +360,9 @@ impl Pass<'_, '_, '_> {
         let (kernel, head_dim) = (self.kernel, config.head_dim);
         let memory = &mut *self.memory;
         for t in tokens {
+            if self.parallel.cancelled() {
+                return;
+            }
             let (cos, sin) = memory.rotation[t * head_dim..][..head_dim].split_at(head_dim / 2);
             let query = &mut memory.query[t * config.query_size()..][..config.query_size()];
             let key = &mut memory.key[t * config.key_value_size()..][..config.key_value_size()];
@@ -405,6 +430,9 @@ impl Heads<'_> {
                 let from = units.start.max(head * batch) - head * batch;
                 let to = units.end.min((head + 1) * batch) - head * batch;
                 for t in from..to {
+                    if self.parallel.cancelled() {
+                        return;
+                    }
                     let (keys, values) = cache.head(self.layer, head / group, self.first + t + 1);
                     let attention = Attention::<F> { query: query.row(t), keys, values, scores: scores.row(0) };
                     self.kernel.run(attention);

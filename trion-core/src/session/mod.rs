@@ -67,7 +67,7 @@ pub struct Session<'m, 'b> {
     /// Tokens whose keys and values are in the cache.
     done: usize,
     cursor: Cursor,
-    /// Rows of logits that are ready; 0 while there are none.
+    /// Rows of logits that are there; 0 while there are none.
     logits_rows: usize,
 }
 
@@ -77,10 +77,10 @@ impl<'m, 'b> Session<'m, 'b> {
         memory::bytes(config, options)
     }
 
-    /// Row-blocks that one token costs at most, when it is alone: the unit of [`Session::advance`]'s budget. A token of
-    /// a prompt costs the same, less the head's share.
-    pub const fn units_per_token(config: &Config) -> usize {
-        forward::units_per_token(config)
+    /// Row-blocks that one token costs at most, when it is alone and is number `positions` of its sequence: the unit of
+    /// [`Session::advance`]'s budget. A token of a prompt costs the same, less the head's share.
+    pub const fn row_blocks_per_token(config: &Config, positions: usize) -> usize {
+        forward::row_blocks_per_token(config, positions)
     }
 
     /// A session without tokens, in `buffer` of at least [`Session::bytes`], at any address.
@@ -120,7 +120,7 @@ impl<'m, 'b> Session<'m, 'b> {
         &self.memory.tokens[..self.len]
     }
 
-    /// Appends tokens. [`Session::advance`] computes them.
+    /// Appends tokens. [`Session::advance`] computes them; until then the logits from before stay readable.
     ///
     /// # Errors
     /// [`Error::NoTokens`], [`Error::TokenOutOfRange`], [`Error::ContextOverflow`] or [`Error::BatchOverflow`]; the
@@ -142,19 +142,26 @@ impl<'m, 'b> Session<'m, 'b> {
         }
         self.memory.tokens[self.len..found].copy_from_slice(tokens);
         self.len = found;
-        self.logits_rows = 0;
         Ok(())
+    }
+
+    /// Whether the logits are those of the last token.
+    fn is_ready(&self) -> bool {
+        self.logits_rows > 0 && self.done == self.len
     }
 
     /// Computes tokens that were pushed, for at most `budget` row-blocks or the smallest possible step beyond.
     ///
-    /// A row-block is 32 rows of a matrix, one head of attention, or a norm, for one token. The same calls do the same
-    /// work everywhere, and no division into calls changes a bit of the result. `usize::MAX` computes all.
+    /// A row-block is 32 rows of a matrix, a norm, or up to 32 positions of one head of attention, for one token. The same
+    /// calls do the same work everywhere, and no division into calls changes a bit of the result. `usize::MAX` computes all.
+    ///
+    /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the tokens
+    /// stay pushed, and the next call begins their batch again.
     ///
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
-        if self.logits_rows > 0 {
+        if self.is_ready() {
             return Ok(Progress::Ready);
         }
         if self.done == self.len {
@@ -163,14 +170,15 @@ impl<'m, 'b> Session<'m, 'b> {
         Ok(self.forward(budget, parallel))
     }
 
-    /// The logits `[rows, vocab_size]`, once they are ready: one row for the last token, or with [`Logits::All`] one for
-    /// each token of the last push.
+    /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for the
+    /// last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
         (rows > 0).then(|| &self.memory.logits[..rows * self.model.config().vocab_size])
     }
 
-    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`].
+    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just those
+    /// are forgotten that were pushed after the logits: these are ready then.
     ///
     /// # Errors
     /// [`Error::RewindBeyond`] if there are fewer tokens.
@@ -178,8 +186,10 @@ impl<'m, 'b> Session<'m, 'b> {
         if len > self.len {
             return Err(Error::RewindBeyond { found: len, limit: self.len });
         }
-        if len < self.len {
+        if len < self.done {
             self.logits_rows = 0;
+        }
+        if len < self.len {
             // A batch under way may hold tokens that are forgotten now; what it has of the others is computed again.
             self.cursor = Cursor::IDLE;
         }

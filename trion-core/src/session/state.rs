@@ -32,14 +32,21 @@ impl Session<'_, '_> {
             let from = other.memory.cache.plane(plane, other.done);
             self.memory.cache.plane_mut(plane, other.done).copy_from_slice(from);
         }
-        self.adopt(other.len, other.done, other.logits_rows, other.logits().unwrap_or(&[]).iter().copied());
+        let logits = other.ready_logits();
+        let rows = logits.len() / self.model.config().vocab_size;
+        self.adopt(other.len, other.done, rows, logits.iter().copied());
         Ok(())
+    }
+
+    /// The logits, if they are those of the last token: only then are they part of the state.
+    fn ready_logits(&self) -> &[f32] {
+        self.logits().filter(|_| self.is_ready()).unwrap_or(&[])
     }
 
     /// Bytes that [`Session::save`] writes now.
     pub fn saved_bytes(&self) -> usize {
         let cache: usize = (0..self.memory.cache.planes()).map(|i| self.memory.cache.plane(i, self.done).len()).sum();
-        HEADER + 4 * self.len + cache + 4 * self.logits().map_or(0, <[f32]>::len)
+        HEADER + 4 * self.len + cache + 4 * self.ready_logits().len()
     }
 
     /// Writes the tokens, the cache and the logits, little-endian, to be loaded by a session of the same model on any
@@ -56,7 +63,8 @@ impl Session<'_, '_> {
         out.bytes(&self.model.fingerprint().to_le_bytes());
         out.bytes(&(self.options.cache.bytes() as u32).to_le_bytes());
         out.bytes(&0_u32.to_le_bytes());
-        for count in [self.len, self.done, self.logits_rows] {
+        let logits = self.ready_logits();
+        for count in [self.len, self.done, logits.len() / self.model.config().vocab_size] {
             out.bytes(&(count as u64).to_le_bytes());
         }
         for token in self.tokens() {
@@ -65,7 +73,7 @@ impl Session<'_, '_> {
         for plane in 0..self.memory.cache.planes() {
             out.bytes(self.memory.cache.plane(plane, self.done));
         }
-        for logit in self.logits().unwrap_or(&[]) {
+        for logit in logits {
             out.bytes(&logit.to_le_bytes());
         }
         Ok(expected)
