@@ -24,6 +24,7 @@ mod matrix;
 mod model;
 
 mod parallel;
+mod probability;
 mod sampler;
 mod session;
 
@@ -34,6 +35,7 @@ pub use kv_cache::CacheType;
 pub use matrix::{FloatData, FloatMatrix, Linear, Matrix};
 pub use model::{Layer, LayerNorm, Model, Projection};
 pub use parallel::{Parallel, Serial};
+pub use probability::{TokenProbability, most_probable, token_probability};
 pub use sampler::{Sampler, SamplerOptions};
 pub use session::{Logits, Progress, Session, SessionOptions};
 pub use ternary::{Rescale, TernaryMatrix};

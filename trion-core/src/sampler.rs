@@ -104,6 +104,19 @@ impl Sampler {
         Ok(Sampler { options, state: options.seed })
     }
 
+    /// A sampler that goes on where another had come to, by that one's [`Sampler::state`].
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn resume(options: SamplerOptions, state: u64) -> Result<Self, Error> {
+        Ok(Sampler { state, ..Sampler::new(options)? })
+    }
+
+    /// How far the generator has come.
+    pub const fn state(&self) -> u64 {
+        self.state
+    }
+
     /// The options.
     pub const fn options(&self) -> &SamplerOptions {
         &self.options

@@ -35,6 +35,14 @@ pub enum Error {
         /// What was asked for, and what is supported.
         message: String,
     },
+    /// The system has not enough memory.
+    #[error("no memory for {bytes} bytes: {source}")]
+    Memory {
+        /// Bytes that were asked for.
+        bytes: usize,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// The core refused a model, a session or a token.
     #[error(transparent)]
     Core(#[from] trion_core::Error),

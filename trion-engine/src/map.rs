@@ -38,10 +38,9 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
 /// A block of zeros, aligned to a page.
 ///
 /// # Errors
-/// [`Error::Argument`] if there is not enough memory.
+/// [`Error::Memory`] if there is not enough.
 pub(crate) fn zeros(bytes: usize) -> Result<MmapMut> {
-    let map =
-        MmapMut::map_anon(bytes.max(1)).map_err(|e| Error::Argument(format!("no memory for {bytes} bytes: {e}")))?;
+    let map = MmapMut::map_anon(bytes.max(1)).map_err(|source| Error::Memory { bytes, source })?;
     #[cfg(target_os = "linux")]
     if bytes >= HUGE_PAGES_FROM {
         let _ = map.advise(memmap2::Advice::HugePage);

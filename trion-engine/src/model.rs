@@ -173,6 +173,11 @@ impl Model {
         })))
     }
 
+    /// Whether two are clones of one model.
+    pub fn is_same(&self, other: &Model) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The core's view of it.
     pub fn core(&self) -> &CoreModel<'_> {
         self.0.cell.borrow_dependent()
@@ -206,6 +211,16 @@ impl Model {
     /// Tokens that end a text.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.0.settings.eos_token_ids
+    }
+
+    /// Whether it has a tokenizer.
+    pub fn has_tokenizer(&self) -> bool {
+        self.0.settings.tokenizer_json.is_some()
+    }
+
+    /// Whether it has a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.0.settings.chat_template.is_some()
     }
 
     /// Bytes of the packed form.

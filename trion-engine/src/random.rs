@@ -14,7 +14,7 @@ use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, Tri
 /// same model everywhere.
 ///
 /// # Errors
-/// [`Error::Core`] if the configuration is not valid, [`Error::Argument`] if there is not enough memory.
+/// [`Error::Core`] if the configuration is not valid, [`Error::Memory`] if there is not enough memory.
 pub fn random_model(config: &Config, embedding: FloatFormat, seed: u64) -> Result<Model> {
     config.validate()?;
     let settings = Settings {
@@ -65,7 +65,7 @@ impl Checkpoint for RandomCheckpoint {
             MatrixId::Embedding => {
                 let count = config.vocab_size * config.hidden_size;
                 let mut bytes = Vec::new();
-                bytes.try_reserve_exact(2 * count).map_err(|e| Error::Argument(format!("no memory: {e}")))?;
+                bytes.try_reserve_exact(2 * count).map_err(|e| Error::Memory { bytes: 2 * count, source: e.into() })?;
                 let mut next = mix(seed, u64::MAX);
                 while bytes.len() < 2 * count {
                     // Eight random bits of mantissa and sign under an exponent of 2^-6: embeddings of about 0.02.

@@ -35,7 +35,7 @@ impl Session {
     /// A session on the fastest kernel of this CPU.
     ///
     /// # Errors
-    /// [`Error::Core`] for options outside their range, [`Error::Argument`] if there is not enough memory.
+    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if there is not enough memory.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Self> {
         Self::with_kernel(model, options, Kernel::detect())
     }
@@ -65,7 +65,7 @@ impl Session {
     /// A session with the same tokens, cache and logits, which goes its own way from here.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is not enough memory.
+    /// [`Error::Memory`] if there is not enough memory.
     pub fn fork(&self) -> Result<Self> {
         let core = self.cell.borrow_dependent();
         let mut copy = Self::with_kernel(&self.cell.borrow_owner().model, *core.options(), self.kernel)?;

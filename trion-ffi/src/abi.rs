@@ -1,0 +1,38 @@
+//! Version
+//!
+//! The interface has a version of its own: TRION_ABI_VERSION = major * 65536 + minor. A library serves a program that was
+//! compiled with the same major and with the same or a smaller minor. A new minor only adds: functions, status codes, fields
+//! at the end of options. Check it once, at the start, when the library is loaded at run time.
+
+use std::ffi::{c_char, c_int};
+
+/// The version of this header: major * 65536 + minor.
+pub const TRION_ABI_VERSION: u32 = 1 << 16;
+
+/// The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
+/// without it lacks the functions of the last three sections.
+pub const TRION_FEATURE_TEXT: u32 = 1;
+
+/// The version of the library's interface, to be compared with TRION_ABI_VERSION. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn trion_abi_version() -> u32 {
+    TRION_ABI_VERSION
+}
+
+/// 1 if this library serves a program that was compiled with version `wanted` (pass TRION_ABI_VERSION), else 0. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn trion_abi_is_compatible(wanted: u32) -> c_int {
+    c_int::from(wanted >> 16 == TRION_ABI_VERSION >> 16 && wanted & 0xffff <= TRION_ABI_VERSION & 0xffff)
+}
+
+/// The release of the library, such as "0.1.0". The text is constant. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn trion_version() -> *const c_char {
+    concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// What the library was built with: TRION_FEATURE_ bits. Any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn trion_features() -> u32 {
+    if cfg!(feature = "text") { TRION_FEATURE_TEXT } else { 0 }
+}

@@ -1,0 +1,275 @@
+//! Advance
+//!
+//! The loop of every program:
+//!
+//!     while ((status = trion_session_advance(session, budget, &event)) == TRION_OK) {
+//!         if (event.kind == TRION_EVENT_MORE) wait_for_the_next_frame();
+//!         else if (event.kind == TRION_EVENT_TOKEN) use(event.token);
+//!         else break;
+//!     }
+
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use trion_core::{Parallel, Progress, token_probability};
+
+use crate::edge::{Options, call, handle, input, place};
+use crate::runtime::Runtime;
+use crate::sampler::trion_sampler_options;
+use crate::session::{Inner, trion_session};
+use crate::status::{Failure, trion_error, trion_status};
+
+/// What trion_session_advance() came to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum trion_event_kind {
+    /// The budget is spent: advance again, in the next frame for example.
+    TRION_EVENT_MORE = 0,
+    /// A token was chosen and added to the sequence.
+    TRION_EVENT_TOKEN = 1,
+    /// There will be no more tokens, for the reason that the event gives, until the session is changed (tokens pushed, rewound, loaded).
+    TRION_EVENT_DONE = 2,
+}
+
+/// Why there will be no more tokens.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum trion_reason {
+    /// The event is not TRION_EVENT_DONE.
+    TRION_REASON_NONE = 0,
+    /// The model ended the text. The event has the token that says so; it was not added to the sequence.
+    TRION_REASON_END = 1,
+    /// The context is full, so no token was chosen.
+    TRION_REASON_CONTEXT = 2,
+    /// trion_session_cancel() was called, or a callback wanted no more. Advancing again goes on where it was.
+    TRION_REASON_CANCELLED = 3,
+    /// The text is all that the constraint allows.
+    TRION_REASON_CONSTRAINT = 4,
+    /// No token can go on with the text under the constraint.
+    TRION_REASON_DEAD_END = 5,
+}
+
+/// What became of a call of trion_session_advance().
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct trion_event {
+    /// What happened.
+    pub kind: trion_event_kind,
+    /// With TRION_EVENT_DONE, why.
+    pub reason: trion_reason,
+    /// With TRION_EVENT_TOKEN, and with TRION_REASON_END, the token; else 0.
+    pub token: u32,
+    /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was made with
+    /// `probabilities`; else 0.
+    pub probability: f32,
+}
+
+use trion_event_kind::*;
+use trion_reason::*;
+
+impl trion_event {
+    const MORE: Self = trion_event { kind: TRION_EVENT_MORE, reason: TRION_REASON_NONE, token: 0, probability: 0.0 };
+
+    const fn done(reason: trion_reason) -> Self {
+        trion_event { kind: TRION_EVENT_DONE, reason, ..Self::MORE }
+    }
+}
+
+/// Receives what happens during trion_session_run(). Returns 0 to stop. It may use the session, but not free it.
+pub type trion_event_fn = Option<unsafe extern "C" fn(user: *mut c_void, event: *const trion_event) -> c_int>;
+
+/// Row-blocks of the core that a unit stands for: some microseconds at least, so that the way into a call and out of it does
+/// not count, and no more than a tile of a batch of the default size.
+pub(crate) const ROW_BLOCKS_PER_UNIT: usize = 64;
+
+/// What the core is given for one call: the runtime's threads, and the session's flag.
+struct Host<'a> {
+    runtime: &'a Runtime,
+    cancel: &'a AtomicBool,
+}
+
+impl Parallel for Host<'_> {
+    fn threads(&self) -> usize {
+        self.runtime.threads()
+    }
+
+    fn run(&self, work: &(dyn Fn() + Sync)) {
+        self.runtime.run(work);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+}
+
+impl trion_session {
+    /// Computes, and chooses a token when logits are there.
+    pub(crate) fn step(&self, budget: usize) -> Result<trion_event, Failure> {
+        let mut inner = self.lock()?;
+        let inner = &mut *inner;
+        if let Some(done) = inner.done {
+            return Ok(done);
+        }
+        // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
+        let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
+        let progress = inner.core.advance(budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host);
+        if self.cancel.swap(false, Ordering::Relaxed) {
+            return Ok(trion_event::done(TRION_REASON_CANCELLED));
+        }
+        match progress? {
+            Progress::More => Ok(trion_event::MORE),
+            Progress::Ready => inner.choose(),
+        }
+    }
+}
+
+impl Inner {
+    /// Chooses the token after the sequence, from logits that are ready, and adds it.
+    fn choose(&mut self) -> Result<trion_event, Failure> {
+        if self.core.tokens().len() == self.core.options().context {
+            return Ok(self.end(trion_event::done(TRION_REASON_CONTEXT)));
+        }
+        let logits = self.core.logits().unwrap_or(&[]);
+        let token = self.sampler.sample(logits, self.core.tokens());
+        let probability = if self.plan.probabilities { token_probability(logits, token) } else { 0.0 };
+        let chosen = trion_event { kind: TRION_EVENT_TOKEN, token, probability, ..trion_event::MORE };
+        if !self.plan.ignore_end && self.loaded.model.eos_token_ids().contains(&token) {
+            return Ok(self.end(trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen }));
+        }
+        self.core.push(&[token])?;
+        Ok(chosen)
+    }
+
+    fn end(&mut self, event: trion_event) -> trion_event {
+        self.done = Some(event);
+        event
+    }
+
+    /// Appends tokens.
+    pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
+        self.core.push(tokens)?;
+        self.done = None;
+        Ok(())
+    }
+}
+
+/// Appends `count` tokens, which later calls of trion_session_advance() compute.
+///
+/// TRION_NO_TOKENS for none, TRION_TOKEN_OUT_OF_RANGE, TRION_CONTEXT_FULL, TRION_BUSY; the session is unchanged then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_push(
+    session: *mut trion_session,
+    tokens: *const u32,
+    count: usize,
+    error: Option<&mut MaybeUninit<trion_error>>,
+) -> trion_status {
+    call(error, || {
+        // SAFETY: the header's rules for handles and for pairs of pointer and size.
+        let (session, tokens) = unsafe { (handle(session)?, input(tokens, count)?) };
+        session.lock()?.push(tokens)
+    })
+}
+
+/// Computes for at most `budget` units, or until a token is chosen; SIZE_MAX for no limit. The smallest step is a tile of 32
+/// rows for all tokens of a batch, so with `max_batch` over 64 a call can take `max_batch` / 64 units. A budget of 0 computes
+/// nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+///
+/// TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_advance(
+    session: *mut trion_session,
+    budget: usize,
+    event: Option<&mut MaybeUninit<trion_event>>,
+) -> trion_status {
+    call(None, || {
+        let out = place(event)?;
+        // SAFETY: the header's rule for handles.
+        out.write(unsafe { handle(session)? }.step(budget)?);
+        Ok(())
+    })
+}
+
+/// Advances until TRION_EVENT_DONE, `budget` units at a time, and hands every event to `on_event(user, ...)`, the last one
+/// included. When it returns 0, the reason is TRION_REASON_CANCELLED.
+///
+/// As trion_session_advance(); `event`, which may be NULL, receives the last event.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_run(
+    session: *mut trion_session,
+    budget: usize,
+    on_event: trion_event_fn,
+    user: *mut c_void,
+    event: Option<&mut MaybeUninit<trion_event>>,
+) -> trion_status {
+    call(None, || {
+        let on_event = on_event.ok_or(Failure::NULL)?;
+        if budget == 0 {
+            return Err(Failure::argument("a budget of 0 never comes to an end"));
+        }
+        // SAFETY: the header's rule for handles.
+        let session = unsafe { handle(session)? };
+        let last = loop {
+            let event = session.step(budget)?;
+            // SAFETY: a function of the caller's, with what it asked for. The session is not held meanwhile.
+            let go_on = unsafe { on_event(user, &raw const event) } != 0;
+            if event.kind == TRION_EVENT_DONE {
+                break event;
+            }
+            if !go_on {
+                break trion_event::done(TRION_REASON_CANCELLED);
+            }
+        };
+        if let Some(out) = event {
+            out.write(last);
+        }
+        Ok(())
+    })
+}
+
+/// Ends the call that is computing, within one unit and also within a prompt, or else the next one: it returns
+/// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays; advancing again goes on. NULL does nothing. Any
+/// thread, at any time, from a signal handler too.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_cancel(session: *const trion_session) {
+    // SAFETY: the header's rule for handles.
+    if let Ok(session) = unsafe { handle(session) } {
+        session.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Forgets all tokens from position `length` on. Push before the next trion_session_advance(), unless only tokens are forgotten that were not
+/// computed yet: rewinding by the token that was just chosen and advancing chooses again.
+///
+/// TRION_INVALID_ARGUMENT if there are fewer tokens, TRION_BUSY; the session is unchanged then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_rewind(
+    session: *mut trion_session,
+    length: usize,
+    error: Option<&mut MaybeUninit<trion_error>>,
+) -> trion_status {
+    call(error, || {
+        // SAFETY: the header's rule for handles.
+        let mut session = unsafe { handle(session)? }.lock()?;
+        session.core.rewind(length)?;
+        session.done = None;
+        Ok(())
+    })
+}
+
+/// Gives a session another sampler, from the next token on; NULL options for always the most probable token.
+///
+/// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUSY; the session is unchanged then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_set_sampler(
+    session: *mut trion_session,
+    options: *const trion_sampler_options,
+    error: Option<&mut MaybeUninit<trion_error>>,
+) -> trion_status {
+    call(error, || {
+        // SAFETY: the header's rules for handles and options.
+        let (session, options) = unsafe { (handle(session)?, trion_sampler_options::read(options)?) };
+        session.lock()?.sampler = options.sampler()?;
+        Ok(())
+    })
+}

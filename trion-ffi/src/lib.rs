@@ -1,0 +1,34 @@
+//! The C interface of Trion. `include/trion.h` is made from these files, one section from each, the module's own comment
+//! at its head, so what is written here is written for readers of C.
+//!
+//! Pointers of the caller become references and slices in `edge.rs`; the rest of the crate is safe code, but for sessions
+//! that live in the caller's memory and the functions that the caller hands in.
+
+#![allow(unsafe_code)]
+// The names are those of the header.
+#![allow(non_camel_case_types)]
+// The header states what callers must hold to, once and for all functions.
+#![allow(clippy::missing_safety_doc)]
+
+mod edge;
+
+pub mod abi;
+pub mod status;
+
+pub mod runtime;
+
+pub mod model;
+
+pub mod session;
+mod storage;
+
+pub mod sampler;
+
+pub mod advance;
+pub mod inspect;
+pub mod state;
+
+#[cfg(feature = "text")]
+pub mod text;
+#[cfg(feature = "text")]
+pub mod tokenizer;
