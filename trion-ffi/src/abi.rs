@@ -1,8 +1,8 @@
 //! Version
 //!
-//! The interface has a version of its own: TRION_ABI_VERSION = major * 65536 + minor. A library serves a program that was
-//! compiled with the same major and with the same or a smaller minor. A new minor only adds: functions, status codes, fields
-//! at the end of options. Check it once, at the start, when the library is loaded at run time.
+//! The interface has a version of its own: TRION_ABI_VERSION = major * 65536 + minor. A library serves a program that
+//! was compiled with the same major and with the same or a smaller minor. A new minor only adds: functions, status
+//! codes, fields at the end of options. Check it once, at the start, when the library is loaded at run time.
 
 use std::ffi::{c_char, c_int};
 
@@ -19,7 +19,8 @@ pub extern "C" fn trion_abi_version() -> u32 {
     TRION_ABI_VERSION
 }
 
-/// 1 if this library serves a program that was compiled with version `wanted` (pass TRION_ABI_VERSION), else 0. Any thread.
+/// 1 if this library serves a program that was compiled with version `wanted` (pass TRION_ABI_VERSION), else 0. Any
+/// thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn trion_abi_is_compatible(wanted: u32) -> c_int {
     c_int::from(wanted >> 16 == TRION_ABI_VERSION >> 16 && wanted & 0xffff <= TRION_ABI_VERSION & 0xffff)

@@ -14,9 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use trion_core::{Parallel, Progress, token_probability};
 
-use crate::edge::{Options, call, handle, input, place};
+use crate::edge::{call, handle, input, place};
 use crate::runtime::Runtime;
-use crate::sampler::trion_sampler_options;
 use crate::session::{Inner, trion_session};
 use crate::status::{Failure, trion_error, trion_status};
 
@@ -28,7 +27,8 @@ pub enum trion_event_kind {
     TRION_EVENT_MORE = 0,
     /// A token was chosen and added to the sequence.
     TRION_EVENT_TOKEN = 1,
-    /// There will be no more tokens, for the reason that the event gives, until the session is changed (tokens pushed, rewound, loaded).
+    /// There will be no more tokens, for the reason that the event gives, until the session is changed (tokens pushed,
+    /// rewound, loaded).
     TRION_EVENT_DONE = 2,
 }
 
@@ -60,8 +60,8 @@ pub struct trion_event {
     pub reason: trion_reason,
     /// With TRION_EVENT_TOKEN, and with TRION_REASON_END, the token; else 0.
     pub token: u32,
-    /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was made with
-    /// `probabilities`; else 0.
+    /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was
+    /// made with `probabilities`; else 0.
     pub probability: f32,
 }
 
@@ -79,8 +79,8 @@ impl trion_event {
 /// Receives what happens during trion_session_run(). Returns 0 to stop. It may use the session, but not free it.
 pub type trion_event_fn = Option<unsafe extern "C" fn(user: *mut c_void, event: *const trion_event) -> c_int>;
 
-/// Row-blocks of the core that a unit stands for: some microseconds at least, so that the way into a call and out of it does
-/// not count, and no more than a tile of a batch of the default size.
+/// Row-blocks of the core that a unit stands for: some microseconds at least, so that the way into a call and out of it
+/// does not count, and no more than a tile of a batch of the default size.
 pub(crate) const ROW_BLOCKS_PER_UNIT: usize = 64;
 
 /// What the core is given for one call: the runtime's threads, and the session's flag.
@@ -171,9 +171,9 @@ pub unsafe extern "C" fn trion_session_push(
     })
 }
 
-/// Computes for at most `budget` units, or until a token is chosen; SIZE_MAX for no limit. The smallest step is a tile of 32
-/// rows for all tokens of a batch, so with `max_batch` over 64 a call can take `max_batch` / 64 units. A budget of 0 computes
-/// nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+/// Computes for at most `budget` units, or until a token is chosen; SIZE_MAX for no limit. The smallest step is a tile
+/// of 32 rows for all tokens of a batch, so with `max_batch` over 64 a call can take `max_batch` / 64 units. A budget
+/// of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
 ///
 /// TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
 #[unsafe(no_mangle)]
@@ -190,8 +190,8 @@ pub unsafe extern "C" fn trion_session_advance(
     })
 }
 
-/// Advances until TRION_EVENT_DONE, `budget` units at a time, and hands every event to `on_event(user, ...)`, the last one
-/// included. When it returns 0, the reason is TRION_REASON_CANCELLED.
+/// Advances until TRION_EVENT_DONE, `budget` units at a time, and hands every event to `on_event(user, ...)`, the last
+/// one included. When it returns 0, the reason is TRION_REASON_CANCELLED.
 ///
 /// As trion_session_advance(); `event`, which may be NULL, receives the last event.
 #[unsafe(no_mangle)]
@@ -238,8 +238,8 @@ pub unsafe extern "C" fn trion_session_cancel(session: *const trion_session) {
     }
 }
 
-/// Forgets all tokens from position `length` on. Push before the next trion_session_advance(), unless only tokens are forgotten that were not
-/// computed yet: rewinding by the token that was just chosen and advancing chooses again.
+/// Forgets all tokens from position `length` on. Push before the next trion_session_advance(), unless only tokens are
+/// forgotten that were not computed yet: rewinding by the token that was just chosen and advancing chooses again.
 ///
 /// TRION_INVALID_ARGUMENT if there are fewer tokens, TRION_BUSY; the session is unchanged then.
 #[unsafe(no_mangle)]
@@ -253,23 +253,6 @@ pub unsafe extern "C" fn trion_session_rewind(
         let mut session = unsafe { handle(session)? }.lock()?;
         session.core.rewind(length)?;
         session.done = None;
-        Ok(())
-    })
-}
-
-/// Gives a session another sampler, from the next token on; NULL options for always the most probable token.
-///
-/// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUSY; the session is unchanged then.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn trion_session_set_sampler(
-    session: *mut trion_session,
-    options: *const trion_sampler_options,
-    error: Option<&mut MaybeUninit<trion_error>>,
-) -> trion_status {
-    call(error, || {
-        // SAFETY: the header's rules for handles and options.
-        let (session, options) = unsafe { (handle(session)?, trion_sampler_options::read(options)?) };
-        session.lock()?.sampler = options.sampler()?;
         Ok(())
     })
 }

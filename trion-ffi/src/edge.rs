@@ -57,8 +57,8 @@ pub(crate) unsafe fn text<'a>(pointer: *const std::ffi::c_char, size: usize) -> 
     str::from_utf8(bytes).map_err(|_| Failure::argument("the text is not UTF-8"))
 }
 
-/// Copies `from` to the caller's `capacity` elements at `to` and its length to `count`. With `to` NULL and `capacity` 0 only
-/// the length is wanted.
+/// Copies `from` to the caller's `capacity` elements at `to` and its length to `count`. With `to` NULL and `capacity` 0
+/// only the length is wanted.
 ///
 /// # Safety
 /// `to` is NULL or valid for writing `capacity` elements.
@@ -80,7 +80,8 @@ pub(crate) unsafe fn output<T: Copy>(
     Ok(())
 }
 
-/// Writes a struct to where the caller has room for `size` bytes of it, whose version of the struct may be shorter or longer.
+/// Writes a struct to where the caller has room for `size` bytes of it, whose version of the struct may be shorter or
+/// longer.
 ///
 /// # Safety
 /// `to` is NULL or valid for writing `size` bytes.

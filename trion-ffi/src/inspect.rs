@@ -1,6 +1,7 @@
 //! Looking at a session
 //!
-//! Pointers that these functions give lead into the session's memory, and are valid until the next call that changes it.
+//! Pointers that these functions give lead into the session's memory, and are valid until the next call that changes
+//! it.
 
 use std::mem::MaybeUninit;
 
@@ -93,7 +94,8 @@ pub unsafe extern "C" fn trion_session_candidates(
     })
 }
 
-/// Units that the next token costs at most, when it is computed alone: a little more with every position. A token of a prompt costs no more.
+/// Units that the next token costs at most, when it is computed alone: a little more with every position. A token of a
+/// prompt costs no more.
 ///
 /// TRION_BUSY.
 #[unsafe(no_mangle)]

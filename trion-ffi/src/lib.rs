@@ -1,8 +1,8 @@
-//! The C interface of Trion. `include/trion.h` is made from these files, one section from each, the module's own comment
-//! at its head, so what is written here is written for readers of C.
+//! The C interface of Trion. `include/trion.h` is made from these files, one section from each, the module's own
+//! comment at its head, so what is written here is written for readers of C.
 //!
-//! Pointers of the caller become references and slices in `edge.rs`; the rest of the crate is safe code, but for sessions
-//! that live in the caller's memory and the functions that the caller hands in.
+//! Pointers of the caller become references and slices in `edge.rs`; the rest of the crate is safe code, but for
+//! sessions that live in the caller's memory and the functions that the caller hands in.
 
 #![allow(unsafe_code)]
 // The names are those of the header.

@@ -1,13 +1,14 @@
 //! Model
 //!
-//! A model is immutable. Any number of sessions on any threads share one, and keep it alive: trion_model_free() takes back one
-//! reference, and the last one frees it.
+//! A model is immutable. Any number of sessions on any threads share one, and keep it alive: trion_model_free() takes
+//! back one reference, and the last one frees it.
 //!
 //! A path may lead to a file that `trion quantize` packed, which is mapped and used in place, to a GGUF file, or to a
 //! directory in the form of Hugging Face; the last two are packed in memory.
 //!
-//! Weights and sessions are asked for in a way that can fail. The rest (names, the tokenizer's tables) comes from the process's heap, in
-//! pieces of a vocabulary's size at most; where even that is exhausted, the process ends, as it does in any Rust program.
+//! Weights and sessions are asked for in a way that can fail. The rest (names, the tokenizer's tables) comes from the
+//! process's heap, in pieces of a vocabulary's size at most; where even that is exhausted, the process ends, as it does
+//! in any Rust program.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::io::{self, Read};
@@ -61,8 +62,8 @@ pub struct trion_model_info {
     pub has_chat_template: c_int,
 }
 
-/// Gives the next bytes of a model: writes up to `size` bytes to `buffer` and returns how many, 0 only at the end or when it
-/// fails.
+/// Gives the next bytes of a model: writes up to `size` bytes to `buffer` and returns how many, 0 only at the end or
+/// when it fails.
 pub type trion_read_fn = Option<unsafe extern "C" fn(user: *mut c_void, buffer: *mut c_void, size: usize) -> usize>;
 
 /// A host's reader, for models inside archives and the like.
@@ -145,10 +146,11 @@ pub unsafe extern "C" fn trion_model_copy(
     })
 }
 
-/// A model in the `size` bytes of a packed file at `data`, which are used where they are: nothing is copied. Any thread.
+/// A model in the `size` bytes of a packed file at `data`, which are used where they are: nothing is copied. Any
+/// thread.
 ///
-/// The caller promises that the bytes stay as they are, at their place, until the model and all its sessions are gone. `data` lies at
-/// a multiple of 64.
+/// The caller promises that the bytes stay as they are, at their place, until the model and all its sessions are gone.
+/// `data` lies at a multiple of 64.
 ///
 /// As trion_model_open(); TRION_INVALID_ARGUMENT for another address.
 #[unsafe(no_mangle)]
@@ -168,8 +170,8 @@ pub unsafe extern "C" fn trion_model_borrow(
     })
 }
 
-/// A model in `size` bytes of a packed file or of a GGUF file that `read(user, ...)` gives, from the first to the last. Any
-/// thread; the reader is called on this one, before the call returns.
+/// A model in `size` bytes of a packed file or of a GGUF file that `read(user, ...)` gives, from the first to the last.
+/// Any thread; the reader is called on this one, before the call returns.
 ///
 /// As trion_model_open(); TRION_IO if the reader ends early.
 #[unsafe(no_mangle)]
@@ -205,8 +207,8 @@ pub unsafe extern "C" fn trion_model_free(model: *mut trion_model) {
     }
 }
 
-/// What a model is like. `info_size` is sizeof(trion_model_info): a library that knows more fields leaves those out, and one
-/// that knows fewer writes zeros. Any thread.
+/// What a model is like. `info_size` is sizeof(trion_model_info): a library that knows more fields leaves those out,
+/// and one that knows fewer writes zeros. Any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_model_get_info(
     model: *const trion_model,

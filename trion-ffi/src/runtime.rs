@@ -1,8 +1,8 @@
 //! Runtime
 //!
-//! What a host lends to its models: threads and a place for log messages. Without one (NULL) a model computes on the calling
-//! thread alone and says nothing. The library has no globals, reads no environment variables, handles no signals and
-//! prints nothing.
+//! What a host lends to its models: threads and a place for log messages. Without one (NULL) a model computes on the
+//! calling thread alone and says nothing. The library has no globals, reads no environment variables, handles no
+//! signals and prints nothing.
 //!
 //! Results do not depend on threads: any number, in any order, gives the same bits.
 
@@ -21,14 +21,14 @@ use crate::status::{Failure, trion_error, trion_status};
 /// A task of a host's job system: trion_parallel_for_fn calls `task(data, index)`.
 pub type trion_task_fn = Option<unsafe extern "C" fn(data: *mut c_void, index: usize)>;
 
-/// A host's job system: calls `task(data, i)` for each i from 0 to `count` - 1, on any threads, in any order, at once or one
-/// after another, and returns when all calls have returned. A call that is left out costs time and changes no result. It may
-/// be called from several threads at once, if sessions of the runtime are.
+/// A host's job system: calls `task(data, i)` for each i from 0 to `count` - 1, on any threads, in any order, at once
+/// or one after another, and returns when all calls have returned. A call that is left out costs time and changes no
+/// result. It may be called from several threads at once, if sessions of the runtime are.
 pub type trion_parallel_for_fn =
     Option<unsafe extern "C" fn(user: *mut c_void, count: usize, task: trion_task_fn, data: *mut c_void)>;
 
-/// Receives a log message: one line of UTF-8 with a zero at its end, valid during the call. It may be called from any thread
-/// that makes a call of this library, and must not call back into it.
+/// Receives a log message: one line of UTF-8 with a zero at its end, valid during the call. It may be called from any
+/// thread that makes a call of this library, and must not call back into it.
 pub type trion_log_fn = Option<unsafe extern "C" fn(user: *mut c_void, level: trion_log_level, message: *const c_char)>;
 
 /// How much a host wants to hear. Each level includes those before it.
@@ -51,8 +51,8 @@ use trion_log_level::*;
 pub struct trion_runtime_options {
     /// sizeof(trion_runtime_options).
     pub struct_size: usize,
-    /// Threads of a pool of the library's own, the calling one included, at most 256; 0 and 1 for no threads. Not together
-    /// with `parallel_for`.
+    /// Threads of a pool of the library's own, the calling one included, at most 256; 0 and 1 for no threads. Not
+    /// together with `parallel_for`.
     pub threads: usize,
     /// The host's job system; NULL for none.
     pub parallel_for: trion_parallel_for_fn,
@@ -166,8 +166,8 @@ impl Jobs {
     fn run(&self, work: &(dyn Fn() + Sync)) {
         let job = Job { work, panicked: AtomicBool::new(false) };
         let data = (&raw const job).cast_mut().cast::<c_void>();
-        // SAFETY: a function of the host's, with what it asked for; it returns when all calls of `run_job` have, so `job`
-        // outlives them.
+        // SAFETY: a function of the host's, with what it asked for; it returns when all calls of `run_job` have, so
+        // `job` outlives them.
         unsafe { (self.parallel_for)(self.user, self.workers, Some(run_job), data) };
         assert!(!job.panicked.into_inner(), "a job panicked");
     }
@@ -212,8 +212,8 @@ pub unsafe extern "C" fn trion_runtime_new(
     })
 }
 
-/// Gives a runtime back; NULL does nothing. Its threads end, and its callbacks are forgotten, when the last model that was
-/// made with it is gone. Any thread, once.
+/// Gives a runtime back; NULL does nothing. Its threads end, and its callbacks are forgotten, when the last model that
+/// was made with it is gone. Any thread, once.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_runtime_free(runtime: *mut trion_runtime) {
     if !runtime.is_null() {

@@ -1,12 +1,15 @@
 //! Sampler
 //!
-//! How a session chooses tokens. Each session has its own; without options it always takes the most probable token. With the
-//! same seed and the same calls the tokens are the same on every machine.
+//! How a session chooses tokens. Each session has its own; without options it always takes the most probable token.
+//! With the same seed and the same calls the tokens are the same on every machine.
+
+use std::mem::MaybeUninit;
 
 use trion_core::{Sampler, SamplerOptions};
 
-use crate::edge::Options;
-use crate::status::Failure;
+use crate::edge::{Options, call, handle};
+use crate::session::trion_session;
+use crate::status::{Failure, trion_error, trion_status};
 
 /// Options of a sampler. Fields that are zero have their default. The steps are taken in the order of the fields.
 #[repr(C)]
@@ -14,8 +17,8 @@ use crate::status::Failure;
 pub struct trion_sampler_options {
     /// sizeof(trion_sampler_options).
     pub struct_size: usize,
-    /// Divides the logits of tokens that were there lately, where positive, and multiplies them where negative; 0 and 1 for
-    /// off.
+    /// Divides the logits of tokens that were there lately, where positive, and multiplies them where negative; 0 and 1
+    /// for off.
     pub repetition_penalty: f32,
     /// Tokens that the penalty looks back; 0 stands for 64.
     pub repetition_window: u32,
@@ -53,4 +56,21 @@ impl trion_sampler_options {
         };
         Ok(Sampler::new(options)?)
     }
+}
+
+/// Gives a session another sampler, from the next token on; NULL options for always the most probable token.
+///
+/// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUSY; the session is unchanged then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_set_sampler(
+    session: *mut trion_session,
+    options: *const trion_sampler_options,
+    error: Option<&mut MaybeUninit<trion_error>>,
+) -> trion_status {
+    call(error, || {
+        // SAFETY: the header's rules for handles and options.
+        let (session, options) = unsafe { (handle(session)?, trion_sampler_options::read(options)?) };
+        session.lock()?.sampler = options.sampler()?;
+        Ok(())
+    })
 }

@@ -1,15 +1,16 @@
 //! Session
 //!
-//! A session is one sequence of tokens: a character in a game, a conversation, a document. Push tokens, then advance until the
-//! model has chosen its next token; it is part of the sequence at once, and advancing again computes the one after it.
+//! A session is one sequence of tokens: a character in a game, a conversation, a document. Push tokens, then advance
+//! until the model has chosen its next token; it is part of the sequence at once, and advancing again computes the one
+//! after it.
 //!
 //! All memory of a session is one block that is asked for when it is made: from the library, from an allocator of the
 //! caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap.
 //!
-//! Work is counted in units, not in time: the same calls do the same work on every machine. A unit is about 64 rows of 32 weights'
-//! width; trion_session_token_units() says how many a token costs. How long one takes depends on the model and the machine, so
-//! measure some at the start, and spend as many in a frame as fit. How work is divided into calls changes no bit of the
-//! result.
+//! Work is counted in units, not in time: the same calls do the same work on every machine. A unit is about 64 rows of
+//! 32 weights' width; trion_session_token_units() says how many a token costs. How long one takes depends on the model
+//! and the machine, so measure some at the start, and spend as many in a frame as fit. How work is divided into calls
+//! changes no bit of the result.
 //!
 //! One call at a time may use a session; another that comes between returns TRION_BUSY and changes nothing. Only
 //! trion_session_cancel() may be called at any time. Different sessions do not disturb each other, on any threads.
@@ -62,8 +63,8 @@ pub struct trion_session_options {
     pub struct_size: usize,
     /// Tokens that the session can hold; 0 for the model's longest context.
     pub context: usize,
-    /// Tokens of a prompt that are computed together; 0 for 64. More is faster for prompts and takes more memory; the results are the
-    /// same.
+    /// Tokens of a prompt that are computed together; 0 for 64. More is faster for prompts and takes more memory; the
+    /// results are the same.
     pub max_batch: usize,
     /// A trion_cache.
     pub cache: u32,
@@ -80,8 +81,8 @@ unsafe impl Options for trion_session_options {
     const FIRST_SIZE: usize = size_of::<Self>();
 }
 
-/// Where sessions get their block from: one call of `allocate` for each session, and one of `release` when it is freed, on
-/// the threads that make and free sessions.
+/// Where sessions get their block from: one call of `allocate` for each session, and one of `release` when it is freed,
+/// on the threads that make and free sessions.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct trion_allocator {
@@ -100,7 +101,8 @@ pub struct trion_session {
     pub(crate) inner: Mutex<Inner>,
 }
 
-/// What a call works on while it holds the session. The order matters: `core` borrows from `loaded`, and is dropped before it.
+/// What a call works on while it holds the session. The order matters: `core` borrows from `loaded`, and is dropped
+/// before it.
 pub(crate) struct Inner {
     pub(crate) core: CoreSession<'static, 'static>,
     pub(crate) loaded: Loaded,
@@ -208,7 +210,8 @@ pub unsafe extern "C" fn trion_session_size(
     })
 }
 
-/// Makes a session in memory of `allocator`'s; NULL for the library's own. Free it with trion_session_free(). Any thread.
+/// Makes a session in memory of `allocator`'s; NULL for the library's own. Free it with trion_session_free(). Any
+/// thread.
 ///
 /// TRION_INVALID_ARGUMENT for options outside their range, TRION_OUT_OF_MEMORY.
 #[unsafe(no_mangle)]
@@ -231,8 +234,8 @@ pub unsafe extern "C" fn trion_session_new(
     })
 }
 
-/// Makes a session in `buffer` of `size` bytes, at least trion_session_size(), at any address. The handle lies in the buffer
-/// too; trion_session_free() ends the session and leaves the buffer to the caller. Any thread.
+/// Makes a session in `buffer` of `size` bytes, at least trion_session_size(), at any address. The handle lies in the
+/// buffer too; trion_session_free() ends the session and leaves the buffer to the caller. Any thread.
 ///
 /// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL.
 #[unsafe(no_mangle)]
@@ -255,8 +258,8 @@ pub unsafe extern "C" fn trion_session_init(
     })
 }
 
-/// Makes a session that has come to the same point and goes its own way from there: same options, tokens, sampler and constraint.
-/// In memory of `allocator`'s; NULL for the library's own.
+/// Makes a session that has come to the same point and goes its own way from there: same options, tokens, sampler and
+/// constraint. In memory of `allocator`'s; NULL for the library's own.
 ///
 /// TRION_OUT_OF_MEMORY, TRION_BUSY.
 #[unsafe(no_mangle)]
@@ -312,8 +315,8 @@ fn filled(copy: NonNull<trion_session>, from: &Inner) -> Result<NonNull<trion_se
     Ok(copy)
 }
 
-/// Makes `session` come to the point where `from` is, in its own memory: tokens, sampler and constraint. The two may differ in `context`
-/// and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
+/// Makes `session` come to the point where `from` is, in its own memory: tokens, sampler and constraint. The two may
+/// differ in `context` and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
 ///
 /// TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_BUSY; `session` is unchanged then.
 #[unsafe(no_mangle)]

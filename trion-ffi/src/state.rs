@@ -1,8 +1,8 @@
 //! Saved states
 //!
-//! A session as bytes: its tokens, what the model keeps of them, and the sampler. They can be loaded into any session of the same model
-//! and with the same `cache` that has room for the tokens, on any machine, and go on with the same bits. A constraint is not
-//! part of them.
+//! A session as bytes: its tokens, what the model keeps of them, and the sampler. They can be loaded into any session
+//! of the same model and with the same `cache` that has room for the tokens, on any machine, and go on with the same
+//! bits. A constraint is not part of them.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -18,8 +18,8 @@ use crate::status::{Failure, trion_error, trion_status};
 /// The first bytes; the last is the version of the format.
 const MAGIC: [u8; 8] = *b"TRIONSE\x01";
 
-/// What stands before the core's state: magic; the sampler's temperature, top-p, min-p and penalty; its top-k, window, seed and
-/// generator; whether the text has ended, and the token that ended it.
+/// What stands before the core's state: magic; the sampler's temperature, top-p, min-p and penalty; its top-k, window,
+/// seed and generator; whether the text has ended, and the token that ended it.
 const HEADER: usize = 8 + 4 * 4 + 4 * 8 + 2 * 4;
 
 impl Inner {
@@ -95,7 +95,8 @@ pub unsafe extern "C" fn trion_session_saved_size(
     })
 }
 
-/// Writes the session to `buffer` of `capacity` bytes, at least trion_session_saved_size(), and the bytes written to `size`.
+/// Writes the session to `buffer` of `capacity` bytes, at least trion_session_saved_size(), and the bytes written to
+/// `size`.
 ///
 /// TRION_BUFFER_TOO_SMALL, TRION_BUSY.
 #[unsafe(no_mangle)]

@@ -1,8 +1,8 @@
 //! Status
 //!
-//! Every call that can fail returns one of these numbers. Their meaning never changes, and a number that is retired is not
-//! used again. A function with an `error` parameter also says in words what was found and what was expected; NULL is allowed
-//! where nobody wants the words.
+//! Every call that can fail returns one of these numbers. Their meaning never changes, and a number that is retired is
+//! not used again. A function with an `error` parameter also says in words what was found and what was expected; NULL
+//! is allowed where nobody wants the words.
 
 use std::ffi::{c_char, c_int};
 use std::fmt::{self, Display, Write};
@@ -21,13 +21,13 @@ pub enum trion_status {
     TRION_INVALID_ARGUMENT = 1,
     /// The caller's buffer is too small. Cure: ask for the size first; each such function tells how.
     TRION_BUFFER_TOO_SMALL = 2,
-    /// Memory could not be had, from the system or from the caller's allocator. Cure: a smaller `context` or `max_batch`,
-    /// or fewer sessions.
+    /// Memory could not be had, from the system or from the caller's allocator. Cure: a smaller `context` or
+    /// `max_batch`, or fewer sessions.
     TRION_OUT_OF_MEMORY = 3,
     /// A file could not be read, or the caller's reader failed. Cure: the message says what the system said.
     TRION_IO = 4,
-    /// A model is not what it claims to be: truncated, overlapping, of the wrong type, shape or value. Cure: another copy
-    /// of the file; the message names the tensor or field.
+    /// A model is not what it claims to be: truncated, overlapping, of the wrong type, shape or value. Cure: another
+    /// copy of the file; the message names the tensor or field.
     TRION_MALFORMED = 5,
     /// A model is well formed, but needs something that Trion does not do. Cure: docs/formats.md lists what it does.
     TRION_UNSUPPORTED = 6,
@@ -47,21 +47,23 @@ pub enum trion_status {
     TRION_BUSY = 12,
     /// The session has no logits at present. Cure: ask between TRION_EVENT_TOKEN and the next trion_session_advance().
     TRION_NO_LOGITS = 13,
-    /// The model comes without a tokenizer or a chat template. Cure: put tokenizer.json or chat_template.jinja beside the
-    /// checkpoint before it is packed.
+    /// The model comes without a tokenizer or a chat template. Cure: put tokenizer.json or chat_template.jinja beside
+    /// the checkpoint before it is packed.
     TRION_NO_TOKENIZER = 14,
     /// The tokenizer or the chat template refused the text. Cure: the message says why.
     TRION_TEXT = 15,
-    /// A schema, a regular expression or a grammar cannot be used. Cure: the message says what is wrong with it, and where.
+    /// A schema, a regular expression or a grammar cannot be used. Cure: the message says what is wrong with it, and
+    /// where.
     TRION_CONSTRAINT = 16,
-    /// A defect of Trion. The process is unharmed; the session that was in use answers only trion_session_free() from now
-    /// on. Cure: please report it.
+    /// A defect of Trion. The process is unharmed; the session that was in use answers only trion_session_free() from
+    /// now on. Cure: please report it.
     TRION_INTERNAL = 17,
 }
 
 use trion_status::*;
 
-/// One sentence about a status, for people; "unknown status" for a number that is none. The text is constant. Any thread.
+/// One sentence about a status, for people; "unknown status" for a number that is none. The text is constant. Any
+/// thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn trion_status_string(status: c_int) -> *const c_char {
     let text = match status {

@@ -1,5 +1,5 @@
-//! Where a session lives: in a block from the library or the caller's allocator, or in the caller's own buffer. One block holds the
-//! handle, and behind it everything that the core's session keeps.
+//! Where a session lives: in a block from the library or the caller's allocator, or in the caller's own buffer. One
+//! block holds the handle, and behind it everything that the core's session keeps.
 
 use std::alloc::Layout;
 use std::ffi::c_void;
@@ -116,9 +116,8 @@ pub(crate) unsafe fn in_buffer(
 
 /// Builds a session in a block.
 ///
-/// # Safety
-/// The block is valid for reading and writing `size` bytes, which are at least [`block_bytes`], aligned, and nobody else's
-/// until the session is gone.
+/// # Safety The block is valid for reading and writing `size` bytes, which are at least [`block_bytes`], aligned, and
+/// nobody else's until the session is gone.
 unsafe fn build(
     block: NonNull<u8>,
     size: usize,
@@ -126,11 +125,11 @@ unsafe fn build(
     model: &Loaded,
     plan: Plan,
 ) -> Result<NonNull<trion_session>, Failure> {
-    // SAFETY: the block is longer than the handle. What it holds is bytes of the caller's side, and the core never reads one
-    // before it has written it.
+    // SAFETY: the block is longer than the handle. What it holds is bytes of the caller's side, and the core never
+    // reads one before it has written it.
     let memory: &'static mut [u8] = unsafe { slice::from_raw_parts_mut(block.add(HANDLE).as_ptr(), size - HANDLE) };
-    // SAFETY: the session that borrows the model holds a reference to it, which is dropped after the borrower (`Inner`), so
-    // the model outlives the borrow, for which `'static` stands. A model's weights do not move.
+    // SAFETY: the session that borrows the model holds a reference to it, which is dropped after the borrower
+    // (`Inner`), so the model outlives the borrow, for which `'static` stands. A model's weights do not move.
     let core: &'static CoreModel<'static> = unsafe { &*(&raw const *model.model.core()).cast() };
     let made = CoreSession::new(core, plan.core, plan.kernel, memory).map_err(Failure::from);
     let (core, sampler) = match made.and_then(|core| Ok((core, greedy()?))) {

@@ -1,7 +1,7 @@
 //! Text
 //!
-//! Tokens become text one at a time. A character whose bytes are spread over several tokens comes out whole with the last of
-//! them, and text that may be the beginning of a stop string is held back until it is known not to be.
+//! Tokens become text one at a time. A character whose bytes are spread over several tokens comes out whole with the
+//! last of them, and text that may be the beginning of a stop string is held back until it is known not to be.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
@@ -26,8 +26,8 @@ pub struct trion_text_options {
     pub stop_count: usize,
     /// 1 to have the text of special tokens too.
     pub special: u32,
-    /// 1 for a text that begins here rather than going on with a prompt: some tokenizers put a space before a text, which is
-    /// taken away then.
+    /// 1 for a text that begins here rather than going on with a prompt: some tokenizers put a space before a text,
+    /// which is taken away then.
     pub beginning: u32,
 }
 
@@ -157,7 +157,8 @@ pub unsafe extern "C" fn trion_text_free(text: *mut trion_text) {
     }
 }
 
-/// Receives text as it is written: `size` bytes of UTF-8, whole characters, without a zero at its end. Returns 0 to stop.
+/// Receives text as it is written: `size` bytes of UTF-8, whole characters, without a zero at its end. Returns 0 to
+/// stop.
 pub type trion_text_fn = Option<unsafe extern "C" fn(user: *mut c_void, text: *const c_char, size: usize) -> c_int>;
 
 /// Why trion_generate() came to its end.
@@ -180,9 +181,9 @@ pub enum trion_stop {
     TRION_STOP_STRING = 6,
 }
 
-/// Writes at most `max_tokens` tokens of `session` to `on_text(user, ...)`, for programs that need no slices. `text` decides on
-/// stop strings and is finished; NULL for one with default options. The session is left where the text ends, and can go
-/// on.
+/// Writes at most `max_tokens` tokens of `session` to `on_text(user, ...)`, for programs that need no slices. `text`
+/// decides on stop strings and is finished; NULL for one with default options. The session is left where the text ends,
+/// and can go on.
 ///
 /// As trion_session_advance(); TRION_NO_TOKENIZER; TRION_OTHER_MODEL for a text of another model.
 #[unsafe(no_mangle)]

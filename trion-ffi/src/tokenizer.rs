@@ -1,7 +1,7 @@
 //! Tokenizer
 //!
-//! Text is UTF-8, given as a pointer and a size in bytes. Functions that write arrays take a capacity: with NULL and 0 they
-//! write only the count, so call them once to learn it and once more to get the rest.
+//! Text is UTF-8, given as a pointer and a size in bytes. Functions that write arrays take a capacity: with NULL and 0
+//! they write only the count, so call them once to learn it and once more to get the rest.
 
 use std::ffi::c_char;
 use std::mem::MaybeUninit;
@@ -15,8 +15,8 @@ use crate::session::trion_session;
 use crate::status::trion_status::TRION_NO_TOKENIZER;
 use crate::status::{Failure, trion_error, trion_status};
 
-/// Leaves out the tokens that the model puts around a text (most often one at the beginning): for text in the middle, and for
-/// what trion_model_chat() wrote.
+/// Leaves out the tokens that the model puts around a text (most often one at the beginning): for text in the middle,
+/// and for what trion_model_chat() wrote.
 pub const TRION_ENCODE_PLAIN: u32 = 1;
 
 /// Leaves out the text of special tokens.
@@ -59,8 +59,8 @@ fn known(flags: u32, all: u32) -> Result<(), Failure> {
     if flags & !all == 0 { Ok(()) } else { Err(Failure::argument("flags has bits that have no meaning")) }
 }
 
-/// The tokens of `size` bytes of text. `flags` are TRION_ENCODE_ bits or 0. Special tokens that are written in the text are
-/// recognised. Any thread.
+/// The tokens of `size` bytes of text. `flags` are TRION_ENCODE_ bits or 0. Special tokens that are written in the text
+/// are recognised. Any thread.
 ///
 /// TRION_BUFFER_TOO_SMALL, TRION_NO_TOKENIZER, TRION_TEXT, TRION_NO_TOKENS for a text without any, with flags 0.
 #[unsafe(no_mangle)]
@@ -83,8 +83,8 @@ pub unsafe extern "C" fn trion_model_encode(
     })
 }
 
-/// The text of `count` tokens, without a zero at its end; bytes that are not UTF-8 become U+FFFD. `flags` are TRION_DECODE_
-/// bits or 0. For tokens that come one at a time use trion_text. Any thread.
+/// The text of `count` tokens, without a zero at its end; bytes that are not UTF-8 become U+FFFD. `flags` are
+/// TRION_DECODE_ bits or 0. For tokens that come one at a time use trion_text. Any thread.
 ///
 /// TRION_BUFFER_TOO_SMALL, TRION_NO_TOKENIZER, TRION_TEXT for a token that has no text.
 #[unsafe(no_mangle)]
@@ -109,11 +109,11 @@ pub unsafe extern "C" fn trion_model_decode(
     })
 }
 
-/// The prompt for a conversation of `count` messages, by the model's chat template, without a zero at its end. `flags` are
-/// TRION_CHAT_ bits or 0. Encode it with TRION_ENCODE_PLAIN: it has its special tokens. Any thread.
+/// The prompt for a conversation of `count` messages, by the model's chat template, without a zero at its end. `flags`
+/// are TRION_CHAT_ bits or 0. Encode it with TRION_ENCODE_PLAIN: it has its special tokens. Any thread.
 ///
-/// TRION_BUFFER_TOO_SMALL, TRION_NO_TOKENIZER for a model without a chat template, TRION_TEXT when the template refuses the
-/// conversation.
+/// TRION_BUFFER_TOO_SMALL, TRION_NO_TOKENIZER for a model without a chat template, TRION_TEXT when the template refuses
+/// the conversation.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_model_chat(
     model: *const trion_model,
