@@ -13,8 +13,8 @@
  *     and constraints keep their model alive, and models their runtime, so the order of freeing does not matter.
  *  4. `const` means that the call does not change what others see. Nothing is both input and output.
  *  5. Options begin with `struct_size`, and a field that is zero has its default: `trion_session_options options =
- *     {sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero; one that knows
- *     fewer refuses what it does not know, unless it is zero.
+ *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero; one
+ *     that knows fewer refuses what it does not know, unless it is zero.
  *  6. Callbacks get the `user` pointer of their registration first. They return; they do not throw or jump out.
  *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time for
  *     one handle.
@@ -666,7 +666,7 @@ trion_status trion_session_run(trion_session *session,
  * thread, at any time, from a signal handler too.
  */
 TRION_API
-void trion_session_cancel(const trion_session *session);
+void trion_session_cancel(trion_session *session);
 
 /**
  * Forgets all tokens from position `length` on. Push before the next trion_session_advance(), unless only tokens are
@@ -723,13 +723,13 @@ trion_status trion_session_candidates(const trion_session *session,
                                       size_t *count);
 
 /**
- * Units that the next token costs at most, when it is computed alone: a little more with every position. A token of a
- * prompt costs no more.
+ * Units that the next token costs when it is computed alone: more with every position. A token of a prompt costs no more.
  *
  * TRION_BUSY.
  */
 TRION_API
-trion_status trion_session_token_units(const trion_session *session, size_t *units);
+trion_status trion_session_token_units(const trion_session *session,
+                                       size_t *units);
 
 /*
  * Saved states --------------------------------------------------------------------------------------------------------

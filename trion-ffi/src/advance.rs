@@ -231,7 +231,7 @@ pub unsafe extern "C" fn trion_session_run(
 /// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays; advancing again goes on. NULL does nothing. Any
 /// thread, at any time, from a signal handler too.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn trion_session_cancel(session: *const trion_session) {
+pub unsafe extern "C" fn trion_session_cancel(session: *mut trion_session) {
     // SAFETY: the header's rule for handles.
     if let Ok(session) = unsafe { handle(session) } {
         session.cancel.store(true, Ordering::Relaxed);
