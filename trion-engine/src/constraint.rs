@@ -38,9 +38,16 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 pub(crate) use vocabulary::Vocabulary;
 
-/// Longest grammar, in bytes. The library calls itself once for each name in a chain of definitions, and
-/// [`STACK_BYTES`] is enough for the longest chain that fits.
-const MAX_GRAMMAR_BYTES: usize = 1 << 18;
+/// Longest JSON schema, in bytes. The library calls itself once for each name in a chain of definitions. The longest chain
+/// that fits into a grammar takes less than a quarter of [`STACK_BYTES`].
+const MAX_SCHEMA_BYTES: usize = 1 << 18;
+
+/// Longest regular expression, and longest grammar in the form of Lark, in bytes. Some expressions take memory and time in
+/// proportion to the square of their length, which the library's own bounds do not count.
+const MAX_GRAMMAR_BYTES: usize = 1 << 16;
+
+/// Longest string in a JSON schema, in bytes. It may be a regular expression, and there may be many.
+const MAX_STRING_BYTES: usize = 1 << 14;
 
 /// Stack of the thread that compiles a grammar. Only what is used is ever touched.
 const STACK_BYTES: usize = 1 << 28;
@@ -70,20 +77,22 @@ impl Grammar<'_> {
         }
     }
 
-    const fn text(&self) -> &str {
-        match self {
-            Grammar::JsonSchema(text) | Grammar::Regex(text) | Grammar::Lark(text) => text,
-        }
-    }
-
     /// As the library takes it.
     ///
     /// # Errors
     /// What is wrong with it, and where.
     fn read(&self) -> std::result::Result<TopLevelGrammar, String> {
+        let (length, limit) = match self {
+            Grammar::JsonSchema(text) => (text.len(), MAX_SCHEMA_BYTES),
+            Grammar::Regex(text) | Grammar::Lark(text) => (text.len(), MAX_GRAMMAR_BYTES),
+        };
+        if length > limit {
+            return Err(format!("{length} bytes, at most {limit} expected"));
+        }
         match self {
             Grammar::JsonSchema(text) => {
                 let mut schema: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
+                check_strings(&schema)?;
                 if let Some(schema) = schema.as_object_mut() {
                     let options = serde_json::json!({ "whitespace_pattern": WHITESPACE });
                     schema.entry("x-guidance").or_insert(options);
@@ -99,6 +108,22 @@ impl Grammar<'_> {
             }
             Grammar::Lark(text) => Ok(TopLevelGrammar::from_lark((*text).to_owned())),
         }
+    }
+}
+
+/// Refuses a schema with a string beyond [`MAX_STRING_BYTES`].
+fn check_strings(value: &serde_json::Value) -> std::result::Result<(), String> {
+    let check = |text: &str| match text.len() {
+        0..=MAX_STRING_BYTES => Ok(()),
+        length => Err(format!("a string of {length} bytes, at most {MAX_STRING_BYTES} expected")),
+    };
+    match value {
+        serde_json::Value::String(text) => check(text),
+        serde_json::Value::Array(items) => items.iter().try_for_each(check_strings),
+        serde_json::Value::Object(map) => {
+            map.iter().try_for_each(|(key, value)| check(key).and_then(|()| check_strings(value)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -143,11 +168,6 @@ impl Constraint {
     /// [`Error::Constraint`] says what was wrong with the grammar and where, or which bound it goes beyond;
     /// [`Error::Tokenizer`] when the model has no tokenizer.
     pub fn new(model: &Model, grammar: Grammar<'_>) -> Result<Self> {
-        let length = grammar.text().len();
-        if length > MAX_GRAMMAR_BYTES {
-            let message = format!("{}: {length} bytes, at most {MAX_GRAMMAR_BYTES} expected", grammar.name());
-            return Err(Error::Constraint(message));
-        }
         on_large_stack(|| {
             let vocabulary = model.constraint_vocabulary()?;
             let fail = |reason: String| Error::Constraint(format!("{}: {}", grammar.name(), reason.trim_end()));
@@ -160,6 +180,11 @@ impl Constraint {
                 .map_err(|e| fail(e.to_string()))?;
             Ok(Constraint(Arc::new(Compiled { vocabulary, start })))
         })
+    }
+
+    /// Whether it was compiled for `model`, or for a clone of it.
+    pub fn belongs_to(&self, model: &Model) -> bool {
+        model.constraint_vocabulary().is_ok_and(|vocabulary| Arc::ptr_eq(&vocabulary, &self.0.vocabulary))
     }
 
     /// The beginning of a text.
