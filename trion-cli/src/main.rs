@@ -3,6 +3,8 @@
 mod bench;
 mod chat;
 mod common;
+#[cfg(feature = "constraint")]
+mod constraint;
 mod generate;
 mod inspect;
 mod interrupt;

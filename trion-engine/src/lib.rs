@@ -33,6 +33,8 @@ mod session;
 
 #[cfg(feature = "text")]
 pub mod chat_template;
+#[cfg(feature = "constraint")]
+pub mod constraint;
 #[cfg(feature = "text")]
 mod generate;
 #[cfg(feature = "text")]
@@ -40,6 +42,8 @@ pub mod text_stream;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
+#[cfg(feature = "constraint")]
+pub use constraint::{Constraint, ConstraintState, Grammar, Mask};
 pub use error::{Error, Result};
 #[cfg(feature = "text")]
 pub use generate::{GenerateOptions, Generated, StopReason, continue_session, generate, prompt_tokens};

@@ -149,8 +149,8 @@ impl Session<'_, '_> {
                 let (layer, stage) = stage_at(self.model.config().num_hidden_layers, self.cursor.stage);
                 let (units, cost) = batch.extent(self.model, layer, stage);
                 let from = self.cursor.unit;
-                // At least one unit, or a small budget would never get anywhere.
-                let affordable = (budget / cost.max(1)).max(1);
+                // The last unit may cost more than what is left: so every call spends its budget, and a small one gets on too.
+                let affordable = budget.div_ceil(cost.max(1));
                 let to = units.min(from.saturating_add(affordable));
                 if from < to {
                     if budget == 0 {
