@@ -130,15 +130,30 @@ impl Inner {
         if self.core.tokens().len() == self.core.options().context {
             return Ok(self.end(trion_event::done(TRION_REASON_CONTEXT)));
         }
-        let logits = self.core.logits().unwrap_or(&[]);
-        let token = self.sampler.sample(logits, self.core.tokens());
-        let probability = if self.plan.probabilities { token_probability(logits, token) } else { 0.0 };
+        let token = match self.sample()? {
+            Ok(token) => token,
+            Err(reason) => return Ok(self.end(trion_event::done(reason))),
+        };
+        let probability = match self.core.logits() {
+            Some(logits) if self.plan.probabilities => token_probability(logits, token),
+            _ => 0.0,
+        };
         let chosen = trion_event { kind: TRION_EVENT_TOKEN, token, probability, ..trion_event::MORE };
         if !self.plan.ignore_end && self.loaded.model.eos_token_ids().contains(&token) {
             return Ok(self.end(trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen }));
         }
         self.core.push(&[token])?;
         Ok(chosen)
+    }
+
+    /// The next token, or why there is none.
+    fn sample(&mut self) -> Result<Result<u32, trion_reason>, Failure> {
+        let (logits, tokens) = (self.core.logits().unwrap_or(&[]), self.core.tokens());
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            return constraint.choose(&mut self.sampler, logits, tokens);
+        }
+        Ok(Ok(self.sampler.sample(logits, tokens)))
     }
 
     fn end(&mut self, event: trion_event) -> trion_event {
@@ -150,6 +165,21 @@ impl Inner {
     pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
         self.core.push(tokens)?;
         self.done = None;
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            constraint.pushed(self.core.tokens().len());
+        }
+        Ok(())
+    }
+
+    /// Forgets tokens.
+    fn rewind(&mut self, length: usize) -> Result<(), Failure> {
+        self.core.rewind(length)?;
+        self.done = None;
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            constraint.rewound(length);
+        }
         Ok(())
     }
 }
@@ -250,9 +280,6 @@ pub unsafe extern "C" fn trion_session_rewind(
 ) -> trion_status {
     call(error, || {
         // SAFETY: the header's rule for handles.
-        let mut session = unsafe { handle(session)? }.lock()?;
-        session.core.rewind(length)?;
-        session.done = None;
-        Ok(())
+        unsafe { handle(session)? }.lock()?.rewind(length)
     })
 }

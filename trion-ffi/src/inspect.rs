@@ -94,7 +94,8 @@ pub unsafe extern "C" fn trion_session_candidates(
     })
 }
 
-/// Units that the next token costs when it is computed alone: more with every position. A token of a prompt costs no more.
+/// Units that the next token costs when it is computed alone: more with every position. A token of a prompt costs no
+/// more.
 ///
 /// TRION_BUSY.
 #[unsafe(no_mangle)]

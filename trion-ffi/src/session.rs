@@ -108,6 +108,8 @@ pub(crate) struct Inner {
     pub(crate) loaded: Loaded,
     pub(crate) sampler: Sampler,
     pub(crate) plan: Plan,
+    #[cfg(feature = "text")]
+    pub(crate) constraint: Option<crate::constraint::Constrained>,
     /// Why there are no more tokens, until something changes.
     pub(crate) done: Option<trion_event>,
 }
@@ -179,6 +181,8 @@ impl Inner {
     pub(crate) fn copy_from(&mut self, other: &Inner) -> Result<(), Failure> {
         self.core.fork_from(&other.core)?;
         (self.sampler, self.done) = (other.sampler, other.done);
+        #[cfg(feature = "text")]
+        self.constraint.clone_from(&other.constraint);
         Ok(())
     }
 }

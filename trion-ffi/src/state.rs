@@ -75,6 +75,10 @@ impl Inner {
         };
         self.core.load(state)?;
         (self.sampler, self.done) = (sampler, done);
+        #[cfg(feature = "text")]
+        {
+            self.constraint = None;
+        }
         Ok(())
     }
 }
