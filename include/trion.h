@@ -1024,6 +1024,7 @@ trion_status trion_session_set_constraint(trion_session *session,
                                           trion_error *error);
 
 #endif /* TRION_NO_TEXT */
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

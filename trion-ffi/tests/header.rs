@@ -101,7 +101,7 @@ fn header() -> String {
             sections.push_str("#endif /* TRION_NO_TEXT */\n\n");
         }
     }
-    template.replace("@SECTIONS@\n", sections.trim_end_matches('\n'))
+    template.replace("@SECTIONS@", sections.trim_end())
 }
 
 #[test]
