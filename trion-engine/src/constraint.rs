@@ -24,6 +24,7 @@
 //! What grammars may say, and the bounds of time and memory, is in `docs/constraints.md`. The work is done by the library
 //! `llguidance`.
 
+mod schema;
 mod vocabulary;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -40,21 +41,18 @@ pub(crate) use vocabulary::Vocabulary;
 
 /// Longest JSON schema, in bytes. The library calls itself once for each name in a chain of definitions. The longest chain
 /// that fits into a grammar takes less than a quarter of [`STACK_BYTES`].
-const MAX_SCHEMA_BYTES: usize = 1 << 18;
+const MAX_SCHEMA_BYTES: usize = 1 << 17;
 
 /// Longest regular expression, and longest grammar in the form of Lark, in bytes. Some expressions take memory and time in
 /// proportion to the square of their length, which the library's own bounds do not count.
 const MAX_GRAMMAR_BYTES: usize = 1 << 16;
 
-/// Longest string in a JSON schema, in bytes. It may be a regular expression, and there may be many.
-const MAX_STRING_BYTES: usize = 1 << 14;
-
 /// Stack of the thread that compiles a grammar. Only what is used is ever touched.
 const STACK_BYTES: usize = 1 << 28;
 
-/// Blanks between two parts of a JSON text, where the schema does not say otherwise. Without a bound a model that likes
-/// blanks writes nothing else.
-const WHITESPACE: &str = r"[\x20\x0A\x0D\x09]{1,80}";
+/// Blanks between two parts of a JSON text, where the schema does not say otherwise: one space, or a new line with its
+/// indentation. With all that JSON allows, a model that likes blanks writes nothing else.
+const WHITESPACE: &str = r"\x20|\x0D?\x0A[\x20\x09]{0,32}";
 
 /// What a text must follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +90,7 @@ impl Grammar<'_> {
         match self {
             Grammar::JsonSchema(text) => {
                 let mut schema: serde_json::Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-                check_strings(&schema)?;
+                schema::check(&schema)?;
                 if let Some(schema) = schema.as_object_mut() {
                     let options = serde_json::json!({ "whitespace_pattern": WHITESPACE });
                     schema.entry("x-guidance").or_insert(options);
@@ -106,25 +104,25 @@ impl Grammar<'_> {
                 RegexBuilder::new().mk_regex(text).map_err(|e| e.to_string())?;
                 Ok(TopLevelGrammar::from_regex(text))
             }
-            Grammar::Lark(text) => Ok(TopLevelGrammar::from_lark((*text).to_owned())),
+            Grammar::Lark(text) => {
+                check_nested(text)?;
+                Ok(TopLevelGrammar::from_lark((*text).to_owned()))
+            }
         }
     }
 }
 
-/// Refuses a schema with a string beyond [`MAX_STRING_BYTES`].
-fn check_strings(value: &serde_json::Value) -> std::result::Result<(), String> {
-    let check = |text: &str| match text.len() {
-        0..=MAX_STRING_BYTES => Ok(()),
-        length => Err(format!("a string of {length} bytes, at most {MAX_STRING_BYTES} expected")),
-    };
-    match value {
-        serde_json::Value::String(text) => check(text),
-        serde_json::Value::Array(items) => items.iter().try_for_each(check_strings),
-        serde_json::Value::Object(map) => {
-            map.iter().try_for_each(|(key, value)| check(key).and_then(|()| check_strings(value)))
+/// Checks the schemas within a grammar in the form of Lark. What only looks like one, in a string or a comment, is checked
+/// too, if it is JSON.
+fn check_nested(grammar: &str) -> std::result::Result<(), String> {
+    grammar.match_indices("%json").try_for_each(|(at, marker)| {
+        let rest = &grammar[at + marker.len()..];
+        match serde_json::Deserializer::from_str(rest).into_iter().next() {
+            Some(Ok(nested)) => schema::check(&nested).map_err(|e| format!("%json at byte {at}: {e}")),
+            // The library says what is wrong.
+            Some(Err(_)) | None => Ok(()),
         }
-        _ => Ok(()),
-    }
+    })
 }
 
 /// The bounds of the library. All count work and not time, so the same grammar ends in the same way everywhere.

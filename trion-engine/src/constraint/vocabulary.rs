@@ -37,9 +37,11 @@ impl Vocabulary {
         let mut words = vec![Vec::new(); size];
         for (id, word) in (0..).zip(&mut words) {
             if eos.contains(&id) || tokenizer.special_ids().binary_search(&id).is_ok() {
-                // No text has this byte, so special tokens are met only where a grammar names them.
-                word.push(TokTrie::SPECIAL_TOKEN_MARKER);
-                word.extend_from_slice(tokenizer.id_to_token(id).unwrap_or_default().as_bytes());
+                if let Some(name) = tokenizer.id_to_token(id) {
+                    // No text has this byte, so special tokens are met only where a grammar names them.
+                    word.push(TokTrie::SPECIAL_TOKEN_MARKER);
+                    word.extend_from_slice(name.as_bytes());
+                }
             } else {
                 // False for rows of the model that the tokenizer has no token for.
                 tokenizer.append_bytes(id, false, &mut 0, word);
