@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use trion_core::{CacheType, Isa, Kernel, Sampler, SamplerOptions, Session as CoreSession, SessionOptions};
 
-use crate::advance::trion_event;
+use crate::advance::{trion_event, trion_reason};
 use crate::edge::{Options, call, handle, place};
 use crate::model::{Loaded, trion_model};
 use crate::status::{Failure, trion_error, trion_status};
@@ -162,6 +162,16 @@ impl Plan {
             probabilities: options.probabilities != 0,
         })
     }
+
+    /// Whether what ended another session ends one with these options too: this one may have a longer context, of which
+    /// [`Inner::choose`] finds the end again, and may go on after tokens that end a text.
+    pub(crate) fn heeds(&self, done: &trion_event) -> bool {
+        match done.reason {
+            trion_reason::TRION_REASON_CONTEXT => false,
+            trion_reason::TRION_REASON_END => !self.ignore_end,
+            _ => true,
+        }
+    }
 }
 
 impl trion_session {
@@ -178,7 +188,7 @@ impl Inner {
     /// Takes over what another session came to.
     pub(crate) fn copy_from(&mut self, other: &Inner) -> Result<(), Failure> {
         self.core.fork_from(&other.core)?;
-        (self.sampler, self.done) = (other.sampler, other.done);
+        (self.sampler, self.done) = (other.sampler, other.done.filter(|done| self.plan.heeds(done)));
         Ok(())
     }
 }

@@ -65,6 +65,9 @@ impl Inner {
             Sampler::resume(options, word(3)).map_err(|_| refuse("saved state: its sampler is outside its range"))?;
         let done = match end(0) {
             0 => None,
+            1 if end(1) as usize >= self.loaded.model.config().vocab_size => {
+                return Err(refuse("saved state: the token that ended its text is not in the vocabulary"));
+            }
             1 => Some(trion_event {
                 kind: trion_event_kind::TRION_EVENT_DONE,
                 reason: trion_reason::TRION_REASON_END,
@@ -74,7 +77,7 @@ impl Inner {
             _ => return Err(refuse("saved state: its contents contradict each other")),
         };
         self.core.load(state)?;
-        (self.sampler, self.done) = (sampler, done);
+        (self.sampler, self.done) = (sampler, done.filter(|done| self.plan.heeds(done)));
         Ok(())
     }
 }
