@@ -108,8 +108,8 @@ impl trion_session {
     pub(crate) fn step(&self, budget: usize) -> Result<trion_event, Failure> {
         let mut inner = self.lock()?;
         let inner = &mut *inner;
-        if let Some(done) = inner.done {
-            return Ok(done);
+        if let Some(ended) = inner.ended {
+            return Ok(ended);
         }
         // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
         let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
@@ -128,11 +128,11 @@ impl Inner {
     /// Chooses the token after the sequence, from logits that are ready, and adds it.
     fn choose(&mut self) -> Result<trion_event, Failure> {
         if self.core.tokens().len() == self.core.options().context {
-            return Ok(self.end(trion_event::done(TRION_REASON_CONTEXT)));
+            return Ok(trion_event::done(TRION_REASON_CONTEXT));
         }
         let token = match self.sample()? {
             Ok(token) => token,
-            Err(reason) => return Ok(self.end(trion_event::done(reason))),
+            Err(reason) => return Ok(trion_event::done(reason)),
         };
         let probability = match self.core.logits() {
             Some(logits) if self.plan.probabilities => token_probability(logits, token),
@@ -140,7 +140,9 @@ impl Inner {
         };
         let chosen = trion_event { kind: TRION_EVENT_TOKEN, token, probability, ..trion_event::MORE };
         if !self.plan.ignore_end && self.loaded.model.eos_token_ids().contains(&token) {
-            return Ok(self.end(trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen }));
+            let ended = trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen };
+            self.ended = Some(ended);
+            return Ok(ended);
         }
         self.core.push(&[token])?;
         Ok(chosen)
@@ -156,15 +158,10 @@ impl Inner {
         Ok(Ok(self.sampler.sample(logits, tokens)))
     }
 
-    fn end(&mut self, event: trion_event) -> trion_event {
-        self.done = Some(event);
-        event
-    }
-
     /// Appends tokens.
     pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
         self.core.push(tokens)?;
-        self.done = None;
+        self.ended = None;
         #[cfg(feature = "text")]
         if let Some(constraint) = &mut self.constraint {
             constraint.pushed(self.core.tokens().len());
@@ -175,7 +172,7 @@ impl Inner {
     /// Forgets tokens.
     fn rewind(&mut self, length: usize) -> Result<(), Failure> {
         self.core.rewind(length)?;
-        self.done = None;
+        self.ended = None;
         #[cfg(feature = "text")]
         if let Some(constraint) = &mut self.constraint {
             constraint.rewound(length);

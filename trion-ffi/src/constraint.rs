@@ -153,7 +153,7 @@ impl Inner {
         }
         let begin = self.core.tokens().len();
         self.constraint = constraint.map(|c| Constrained { constraint: c.constraint.clone(), begin, state: None });
-        self.done = None;
+        self.ended = None;
         Ok(())
     }
 }

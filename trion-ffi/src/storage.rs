@@ -146,7 +146,7 @@ unsafe fn build(
         plan,
         #[cfg(feature = "text")]
         constraint: None,
-        done: None,
+        ended: None,
     };
     model.runtime.debug(format_args!("session: context {}, {size} bytes", plan.core.context));
     let place = block.cast::<trion_session>();
