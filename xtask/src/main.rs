@@ -4,13 +4,18 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+mod embed;
+
 const HELP: &str = "cargo xtask NAME
 
-  test    every test, of the workspace and of the README's examples
+  test    every test, of the workspace, of the README's examples and of the C library
   lint    formatting and clippy, with and without optional features
   ci      lint, then test
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]
+  header  makes include/trion.h anew, and the record of its binary interface
+  package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
+  embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it
 ";
 
 /// What a chore gives: nothing, or which command failed.
@@ -24,6 +29,9 @@ fn main() -> ExitCode {
         Some("ci") => ci(),
         Some("golden") => golden(),
         Some("bench") => bench(arguments.get(1).map_or("0", String::as_str)),
+        Some("header") => embed::header(),
+        Some("package") => embed::package_command(&arguments[1..]),
+        Some("embed") => embed::embed(),
         _ => Err(HELP.to_owned()),
     };
     match outcome {
@@ -42,7 +50,8 @@ fn test() -> Outcome {
     examples(&readme)
         .into_iter()
         .filter(|line| !line.contains("cargo xtask"))
-        .try_for_each(|line| run("sh", &["-c", line]))
+        .try_for_each(|line| run("sh", &["-c", line]))?;
+    embed::embed()
 }
 
 /// The lines of the fenced blocks marked `sh`.
@@ -95,11 +104,19 @@ fn bench(threads: &str) -> Outcome {
 
 /// Runs a command at the root of the repository.
 fn run(program: &str, arguments: &[&str]) -> Outcome {
-    let what = format!("{program} {}", arguments.join(" "));
+    run_with(&[], program, arguments)
+}
+
+/// Runs a command at the root of the repository with these variables in its environment.
+fn run_with(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> Outcome {
+    let variables = environment.iter().map(|(name, value)| format!("{name}={value}"));
+    let words = variables.chain([program.to_owned()]).chain(arguments.iter().map(|&word| word.to_owned()));
+    let what = words.collect::<Vec<_>>().join(" ");
     println!("$ {what}");
     let status = Command::new(program)
         .stdin(Stdio::null())
         .args(arguments)
+        .envs(environment.iter().copied())
         .current_dir(root())
         .status()
         .map_err(|e| format!("{what}: {e}"))?;
@@ -107,5 +124,5 @@ fn run(program: &str, arguments: &[&str]) -> Outcome {
 }
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a package of the workspace").to_owned()
 }

@@ -1,0 +1,17 @@
+# A release serves a request for the same major and minor, or, from 1.0 on, for the same major, and for no newer release.
+
+include("${CMAKE_CURRENT_LIST_DIR}/trion-installation.cmake")
+set(PACKAGE_VERSION "${_trion_version}")
+if(PACKAGE_VERSION MATCHES "^0\\.[0-9]+")
+    set(_trion_series "${CMAKE_MATCH_0}")
+    set(_trion_wanted "${PACKAGE_FIND_VERSION_MAJOR}.${PACKAGE_FIND_VERSION_MINOR}")
+else()
+    string(REGEX MATCH "^[0-9]+" _trion_series "${PACKAGE_VERSION}")
+    set(_trion_wanted "${PACKAGE_FIND_VERSION_MAJOR}")
+endif()
+if(_trion_wanted STREQUAL _trion_series AND NOT PACKAGE_VERSION VERSION_LESS PACKAGE_FIND_VERSION)
+    set(PACKAGE_VERSION_COMPATIBLE TRUE)
+    if(PACKAGE_VERSION VERSION_EQUAL PACKAGE_FIND_VERSION)
+        set(PACKAGE_VERSION_EXACT TRUE)
+    endif()
+endif()
