@@ -99,10 +99,10 @@ function Scene:draw_backdrop()
     g.circle("fill", MOON.x + 8, MOON.y + 9, 8)
     g.circle("fill", MOON.x + 10, MOON.y - 12, 4)
     g.setColor(0.12, 0.16, 0.27)
-    g.polygon("fill", 40, 302, 110, 276, 150, 282, 205, 244, 240, 256, 262, 250, 330, 290, 400, 302)
+    g.polygon("fill", 660, 302, 730, 284, 792, 240, 850, 184, 868, 190, 884, 186, 920, 228, 960, 252, 960, 302)
     g.setColor(0.09, 0.12, 0.21)
-    g.polygon("fill", 120, 302, 190, 284, 250, 278, 300, 288, 372, 302)
-    g.polygon("fill", 800, 302, 850, 290, 905, 286, 960, 292, 960, 302)
+    g.polygon("fill", 600, 302, 690, 290, 760, 268, 830, 274, 890, 246, 960, 264, 960, 302)
+    g.polygon("fill", 0, 302, 0, 286, 60, 290, 150, 302)
 end
 
 function Scene:draw_sea()
@@ -393,7 +393,7 @@ end
 
 -- `shown` are the letters of each character's line that have appeared.
 function Scene:draw(talk, shown, player)
-    local bob = 3.5 * math.sin(self.time * 0.9)
+    local bob = math.floor(3.5 * math.sin(self.time * 0.9) * 2 + 0.5) / 2
     g.setScissor(0, 0, WIDTH, HEIGHT)
     g.setColor(1, 1, 1)
     g.draw(self.backdrop)
@@ -425,7 +425,7 @@ function Scene:draw_numbers(slice, history, tokens)
     g.setFont(self.label)
     g.setColor(0.82, 0.8, 0.74)
     g.print(
-        ("slice %4.2f of %.2f ms     units %3d in %d calls     tokens %d     %d frames/s"):format(
+        ("slice %4.2f of %.2f ms     units %3d     calls %2d     tokens %d     %d frames/s"):format(
             slice.seconds * 1e3,
             slice.budget * 1e3,
             slice.units,

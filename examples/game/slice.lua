@@ -30,7 +30,8 @@ function Slice:spend(work, now)
     self.units, self.calls, self.seconds = 0, 0, 0
     while true do
         local left = self.budget - (before - start)
-        local units = math.floor((left - self.excess) / (self.unit * SAFETY))
+        -- A quarter at a time: a call that is far slower than expected does less harm.
+        local units = math.floor(math.min(left - self.excess, self.budget / 4) / (self.unit * SAFETY))
         -- One unit in a frame is done on the slowest machine: else it would never learn that it is faster now.
         if units < 1 and self.calls > 0 then
             return
