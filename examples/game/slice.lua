@@ -22,21 +22,22 @@ function Slice.new(budget)
     }, Slice)
 end
 
--- `work(units)` does at most so many, and returns how many it asked for, nil if there is nothing to do, and whether
--- they were all done, and are such as to learn from.
+-- `work(units)` does at most so many, and returns how many it asked for, or nil if there is nothing to do; whether they
+-- were all done, and are such as to learn from; and whether the slice shall end.
 function Slice:spend(work, now)
     local start = now()
     local before = start
     self.units, self.calls, self.seconds = 0, 0, 0
     while true do
         local left = self.budget - (before - start)
-        -- A quarter at a time: a call that is far slower than expected does less harm.
-        local units = math.floor(math.min(left - self.excess, self.budget / 4) / (self.unit * SAFETY))
+        local units = math.floor((left - self.excess) / (self.unit * SAFETY))
         -- One unit in a frame is done on the slowest machine: else it would never learn that it is faster now.
         if units < 1 and self.calls > 0 then
             return
         end
-        local asked, complete = work(math.max(units, 1))
+        -- A quarter of the budget at a time: a call that is far slower than expected does less harm then.
+        local quarter = math.floor(self.budget / 4 / (self.unit * SAFETY))
+        local asked, complete, last = work(math.max(math.min(units, quarter), 1))
         if not asked then
             return
         end
@@ -44,6 +45,9 @@ function Slice:spend(work, now)
         self:learn(asked, complete, after - before)
         self.units, self.calls, self.seconds = self.units + asked, self.calls + 1, after - start
         before = after
+        if last then
+            return
+        end
     end
 end
 

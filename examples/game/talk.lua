@@ -42,14 +42,15 @@ function Talk:say(text, to)
     self.addressed = to
 end
 
--- One step of at most `units`. Returns the units that it asked for, or nil if there is nothing to do before next() is
--- called; and whether these are units of a token, all of them done: those of a prompt are cheaper.
+-- One step of at most `units`. Returns how many it asked for, or nil if there is nothing to do before next() is called;
+-- then whether these are units of a token, all of them done (those of a prompt are cheaper); then whether the frame's
+-- work should end here, because what comes next cannot be divided.
 function Talk:work(units)
     if self.state == "scene" then
         return self:work_scene(units)
     elseif self.state == "cast" then
         self:begin_character()
-        return 0
+        return 0, false, true
     elseif self.state == "turn" then
         self:begin_line()
         return 0
@@ -72,7 +73,7 @@ function Talk:work_scene(units)
         self.scene:rewind(self.scene:length() - 1)
         self.state = "cast"
     end
-    return units
+    return units, false, self.state == "cast"
 end
 
 -- The next character that has no place in the scene yet gets one.
