@@ -25,7 +25,6 @@ pub(crate) struct Arguments {
     /// Positions of the conversation [default: the model's context]
     #[arg(long)]
     context: Option<usize>,
-    #[cfg(feature = "constraint")]
     #[command(flatten)]
     constraint: crate::constraint::ConstraintArguments,
     #[command(flatten)]
@@ -52,7 +51,6 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         sampler: arguments.sampler.options(),
-        #[cfg(feature = "constraint")]
         constraint: arguments.constraint.constraint(&model)?,
         add_special_tokens: false,
         kernel,

@@ -26,7 +26,6 @@ pub(crate) struct Arguments {
     tokens: usize,
     #[command(flatten)]
     sampler: SamplerArguments,
-    #[cfg(feature = "constraint")]
     #[command(flatten)]
     constraint: crate::constraint::ConstraintArguments,
     /// End the text before this string; may be given several times
@@ -89,7 +88,6 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         sampler: arguments.sampler.options(),
-        #[cfg(feature = "constraint")]
         constraint: arguments.constraint.constraint(&model)?,
         stop: arguments.stop.clone(),
         context: arguments.context,

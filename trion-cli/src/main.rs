@@ -3,7 +3,6 @@
 mod bench;
 mod chat;
 mod common;
-#[cfg(feature = "constraint")]
 mod constraint;
 mod generate;
 mod inspect;

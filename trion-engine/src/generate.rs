@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use trion_core::{CacheType, Kernel, Parallel, Sampler, SamplerOptions, SessionOptions};
 
-#[cfg(feature = "constraint")]
 use crate::constraint::{Constraint, ConstraintState, Mask};
 use crate::error::Result;
 use crate::model::Model;
@@ -19,7 +18,6 @@ pub struct GenerateOptions {
     /// How each is chosen.
     pub sampler: SamplerOptions,
     /// What the text must follow; its beginning is that of the new text, not of the prompt.
-    #[cfg(feature = "constraint")]
     pub constraint: Option<Constraint>,
     /// Strings that end the text; they are not part of it.
     pub stop: Vec<String>,
@@ -40,7 +38,6 @@ impl Default for GenerateOptions {
         GenerateOptions {
             max_tokens: 128,
             sampler: SamplerOptions::GREEDY,
-            #[cfg(feature = "constraint")]
             constraint: None,
             stop: Vec::new(),
             add_special_tokens: true,
@@ -214,20 +211,16 @@ pub fn continue_session(
 /// How the next token is found, and whether there is one.
 struct Choice {
     sampler: Sampler,
-    #[cfg(feature = "constraint")]
     state: Option<ConstraintState>,
 }
 
 impl Choice {
-    #[cfg_attr(not(feature = "constraint"), expect(unused_variables, reason = "constraints look at the vocabulary"))]
     fn new(model: &Model, options: &GenerateOptions) -> Result<Self> {
-        #[cfg(feature = "constraint")]
         if options.constraint.as_ref().is_some_and(|constraint| !constraint.belongs_to(model)) {
             return Err(crate::Error::Argument("constraint: was compiled for another model".to_owned()));
         }
         Ok(Choice {
             sampler: Sampler::new(options.sampler)?,
-            #[cfg(feature = "constraint")]
             state: options.constraint.as_ref().map(Constraint::start).transpose()?,
         })
     }
@@ -235,7 +228,6 @@ impl Choice {
     /// The next token, or why there is none.
     fn next(&mut self, session: &Session) -> std::result::Result<u32, StopReason> {
         let (logits, history) = (session.logits().unwrap_or(&[]), session.tokens());
-        #[cfg(feature = "constraint")]
         if let Some(state) = &mut self.state {
             return match state.mask() {
                 Mask::Allowed(mask) => self.sampler.sample_masked(logits, history, mask).ok_or(StopReason::DeadEnd),
@@ -247,9 +239,7 @@ impl Choice {
     }
 
     /// Goes on by the token that was found. False if that cannot be followed, which is the case at a bound of the constraint.
-    #[cfg_attr(not(feature = "constraint"), expect(unused_variables, clippy::needless_pass_by_ref_mut))]
     fn accept(&mut self, token: u32) -> bool {
-        #[cfg(feature = "constraint")]
         if let Some(state) = &mut self.state {
             return state.accept(token).is_ok();
         }
@@ -257,9 +247,7 @@ impl Choice {
     }
 
     /// Whether nothing may follow.
-    #[cfg_attr(not(feature = "constraint"), expect(clippy::needless_pass_by_ref_mut))]
     fn is_complete(&mut self) -> bool {
-        #[cfg(feature = "constraint")]
         if let Some(state) = &mut self.state {
             return state.mask() == Mask::Complete;
         }

@@ -33,7 +33,7 @@ mod session;
 
 #[cfg(feature = "text")]
 pub mod chat_template;
-#[cfg(feature = "constraint")]
+#[cfg(feature = "text")]
 pub mod constraint;
 #[cfg(feature = "text")]
 mod generate;
@@ -42,7 +42,7 @@ pub mod text_stream;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
-#[cfg(feature = "constraint")]
+#[cfg(feature = "text")]
 pub use constraint::{Constraint, ConstraintState, Grammar, Mask};
 pub use error::{Error, Result};
 #[cfg(feature = "text")]

@@ -66,7 +66,7 @@ struct Inner {
     tokenizer: Option<crate::tokenizer::Tokenizer>,
     #[cfg(feature = "text")]
     chat_template: Option<crate::chat_template::ChatTemplate>,
-    #[cfg(feature = "constraint")]
+    #[cfg(feature = "text")]
     constraint_vocabulary: std::sync::OnceLock<Arc<crate::constraint::Vocabulary>>,
 }
 
@@ -171,7 +171,7 @@ impl Model {
                 .map(|source| crate::chat_template::ChatTemplate::new(source))
                 .transpose()
                 .map_err(|e| Error::malformed(path, "chat_template", e.to_string()))?,
-            #[cfg(feature = "constraint")]
+            #[cfg(feature = "text")]
             constraint_vocabulary: std::sync::OnceLock::new(),
             settings,
         })))
@@ -248,7 +248,7 @@ impl Model {
     }
 
     /// The tokens as constraints want them, built by the first call.
-    #[cfg(feature = "constraint")]
+    #[cfg(feature = "text")]
     pub(crate) fn constraint_vocabulary(&self) -> Result<Arc<crate::constraint::Vocabulary>> {
         if let Some(vocabulary) = self.0.constraint_vocabulary.get() {
             return Ok(vocabulary.clone());
