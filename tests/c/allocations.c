@@ -66,8 +66,8 @@ static void heap_release(void *user, void *memory, size_t size, size_t alignment
 }
 
 /*
- * Several sessions and forks, with work between, freed in the order numbered `order`. Returns the first status that is not
- * TRION_OK; whatever was made is freed in any case.
+ * Several sessions and forks, with work between, freed in the order numbered `order`. Returns the first status that is
+ * not TRION_OK; whatever was made is freed in any case.
  */
 static trion_status scenario(const trion_model *model, heap *heap, size_t order, uint32_t *last) {
     trion_allocator allocator = {NULL, heap_allocate, heap_release};

@@ -92,7 +92,8 @@ static void again_and_again(const char *path, size_t prompt_tokens) {
     host host = {0, 0, NULL, 0};
     trion_runtime *runtime = new_runtime(&host);
     trion_model *model = open_model(runtime, path);
-    trion_session *session = new_session(model, prompt_tokens + 4, 4), *quiet = new_session(model, prompt_tokens + 4, 4);
+    trion_session *session = new_session(model, prompt_tokens + 4, 4);
+    trion_session *quiet = new_session(model, prompt_tokens + 4, 4);
     size_t vocab_size = vocab_size_of(model), rounds = 0;
     trace expected, found;
     trion_event event;

@@ -4,11 +4,11 @@
  *     tokens <n> hash <16 hexadecimal digits>
  *
  * the first of a greedy run, the second of a sampled one. Each run is a new session of the model that is the first
- * argument, with default options but for `ignore_end`; the tokens of PROMPT, encoded with flags 0, are pushed, and n = 64
- * tokens are chosen. The sampler of the second run has temperature 0.8, top_p 0.95 and seed 7, and defaults else. The
- * hash is FNV-1a of 64 bits (offset basis 0xcbf29ce484222325, prime 0x100000001b3) over the n chosen tokens, not those
- * of the prompt, four bytes each, and then the logits that the last one was chosen from, in the order of the
- * vocabulary, four bytes each (the bits of a float); all least significant byte first.
+ * argument, with default options but for `ignore_end`; the tokens of PROMPT, encoded with flags 0, are pushed, and n
+ * = 64 tokens are chosen. The sampler of the second run has temperature 0.8, top_p 0.95 and seed 7, and defaults
+ * else. The hash is FNV-1a of 64 bits (offset basis 0xcbf29ce484222325, prime 0x100000001b3) over the n chosen
+ * tokens, not those of the prompt, four bytes each, and then the logits that the last one was chosen from, in the
+ * order of the vocabulary, four bytes each (the bits of a float); all least significant byte first.
  *
  * Before it prints, it goes through all kernels that the CPU has, and slices of the work: they come to the same.
  */

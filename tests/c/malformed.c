@@ -147,7 +147,7 @@ static void strange_paths(const arguments *arguments) {
     memset(path, 'a', sizeof path - 1);
     CHECK_STATUS(trion_model_open(NULL, path, &model, &error), TRION_IO);
     CHECK(strlen(error.message) == TRION_MESSAGE_SIZE - 1);
-    /* A message that is cut off is so between characters: three bytes each, so that two ends of three would be within. */
+    /* A message that is cut off is so between characters; they have three bytes, so one shift in three fits anyhow. */
     memset(path, 0, sizeof path);
     for (size_t i = 0; i + 3 < 3000; i += 3) {
         memcpy(path + i, "\xe6\xb0\xb4", 3);

@@ -50,7 +50,7 @@ static void costs(const trion_model *model) {
     CHECK_OK(trion_session_token_units(session, &units));
     CHECK(units >= units_before && units_before > 0);
     calls = calls_to_token(session, 1);
-    /* No token of a prompt costs more than one alone, and the prompt is not computed in fewer steps than it has units. */
+    /* No token of a prompt costs more than one alone, and each costs something. */
     CHECK(calls <= prompt_tokens * units && calls > prompt_tokens);
     for (i = 0; i < 10; i++) {
         CHECK_OK(trion_session_token_units(session, &units));
