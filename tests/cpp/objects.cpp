@@ -4,7 +4,9 @@
 
 #include <trion.hpp>
 
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iterator>
@@ -118,8 +120,8 @@ void same_as_c(const char* path) {
     const std::vector<trion::token> tokens = model.encode(prompt);
     std::array<trion::token, 64> plain{};
     std::size_t count = 0;
-    CHECK(trion_model_encode(model.get(), prompt.data(), prompt.size(), 0, plain.data(), plain.size(), &count, nullptr) ==
-          TRION_OK);
+    CHECK(trion_model_encode(model.get(), prompt.data(), prompt.size(), 0, plain.data(), plain.size(), &count,
+                             nullptr) == TRION_OK);
     CHECK(tokens == std::vector<trion::token>(plain.begin(), plain.begin() + static_cast<std::ptrdiff_t>(count)));
     CHECK(model.decode(tokens, TRION_DECODE_SKIP_SPECIAL).find(prompt) != std::string::npos);
     CHECK(model.encode("", TRION_ENCODE_PLAIN).empty() && model.decode({}).empty());

@@ -34,7 +34,8 @@ int main(int argc, char** argv) {
     CHECK(session.advance(1).status() == TRION_NO_TOKENS);
     CHECK(std::strcmp(session.advance(1).message(), trion_status_string(TRION_NO_TOKENS)) == 0);
     const trion::result<void> pushed = session.push({4'000'000});
-    CHECK(!pushed && pushed.status() == TRION_TOKEN_OUT_OF_RANGE && std::strstr(pushed.message(), "4000000") != nullptr);
+    CHECK(!pushed && pushed.status() == TRION_TOKEN_OUT_OF_RANGE);
+    CHECK(std::strstr(pushed.message(), "4000000") != nullptr);
     CHECK(session.push_text("Once upon a time"));
     trion::session fork = *session.fork();
 
