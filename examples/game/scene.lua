@@ -401,7 +401,8 @@ function Scene:draw(talk, shown, player)
     g.push()
     g.translate(0, bob)
     self:draw_ship()
-    local speaking = talk.state ~= "pause" and talk.speaker
+    local line = talk.characters[talk.speaker].line
+    local speaking = (talk.state ~= "pause" or shown[talk.speaker] < utf8.len(line)) and talk.speaker
     self:draw_tom(PLACES[1].x, speaking == 1)
     self:draw_captain(PLACES[2].x, speaking == 2)
     self:draw_player(player)
