@@ -16,7 +16,7 @@ local PLACES = { -- where the characters are, their heads, and their bubbles
 }
 
 local PAPER, INK, FADED = { 0.97, 0.93, 0.83 }, { 0.17, 0.13, 0.12 }, { 0.52, 0.36, 0.24 }
-local SKIN, AMBER, WOOD = { 0.87, 0.67, 0.52 }, { 1, 0.74, 0.36 }, { 0.27, 0.18, 0.13 }
+local SKIN, AMBER, WOOD, RED = { 0.87, 0.67, 0.52 }, { 1, 0.74, 0.36 }, { 0.27, 0.18, 0.13 }, { 0.85, 0.35, 0.25 }
 
 local function gradient(x, y, width, height, top, bottom)
     local mesh = g.newMesh({
@@ -84,7 +84,7 @@ end
 -- What does not move: sky, moon and island.
 function Scene:draw_backdrop()
     g.setColor(1, 1, 1)
-    g.draw(gradient(0, 0, WIDTH, HORIZON, { 0.04, 0.06, 0.15 }, { 0.24, 0.3, 0.46 }))
+    g.draw(gradient(0, 0, WIDTH, HORIZON + 12, { 0.04, 0.06, 0.15 }, { 0.24, 0.3, 0.46 }))
     local random = love.math.newRandomGenerator(5)
     for _ = 1, 150 do
         local depth = random:random()
@@ -191,7 +191,7 @@ function Scene:draw_ship()
     g.setColor(0.12, 0.09, 0.08)
     g.rectangle("fill", x - 9, y, 18, 4, 2, 2)
     g.rectangle("fill", x - 9, y + 20, 18, 4, 2, 2)
-    g.line(x, y + 3, x, y + 20)
+    g.rectangle("line", x - 7, y + 3, 14, 18)
 end
 
 local function shadow(x, y, radius)
@@ -401,13 +401,14 @@ function Scene:draw(talk, shown, player)
     g.push()
     g.translate(0, bob)
     self:draw_ship()
-    local speaking = talk.state == "line" and talk.speaker
+    local line = talk.characters[talk.speaker].line
+    local speaking = (talk.state ~= "pause" or shown[talk.speaker] < utf8.len(line)) and talk.speaker
     self:draw_tom(PLACES[1].x, speaking == 1)
     self:draw_captain(PLACES[2].x, speaking == 2)
     self:draw_player(player)
     for i, character in ipairs(talk.characters) do
         if shown[i] > 0 then
-            local strength = talk.speaker == i and 1 or 0.78
+            local strength = talk.speaker == i and 1 or 0.86
             self:draw_bubble(character.line, math.floor(shown[i]), character.cue .. ":", PLACES[i], strength)
         end
     end
@@ -442,7 +443,7 @@ function Scene:draw_numbers(slice, history, tokens)
     local scale = 32 / slice.budget
     for i, seconds in ipairs(history) do
         local height = math.min(seconds * scale, 46)
-        paint(seconds > slice.budget and { 0.85, 0.35, 0.25 } or AMBER, 0.85)
+        paint(seconds > slice.budget and RED or AMBER, 0.85)
         g.rectangle("fill", 698 + i * 2, HEIGHT + 54 - height, 1.5, height)
     end
     g.setColor(0.82, 0.8, 0.74, 0.6)

@@ -206,7 +206,8 @@ end
 function Model:text(stops)
     stops = stops or {}
     local out = ffi.new("trion_text *[1]")
-    local struct = options("trion_text_options", { stops = ffi.new("const char *[?]", #stops, stops), stop_count = #stops })
+    local strings = ffi.new("const char *[?]", #stops, stops)
+    local struct = options("trion_text_options", { stops = strings, stop_count = #stops })
     check_error(lib.trion_text_new(self.handle, struct, out, failure))
     local self = object(Text, out[0], lib.trion_text_free)
     self.piece = ffi.new("trion_piece")
@@ -247,7 +248,7 @@ function trion.open(path)
     return model(out[0])
 end
 
--- A model from bytes, which are copied: a string, or a pointer and a size, such as data:getFFIPointer(), data:getSize().
+-- A model from bytes, which are copied: a string, or a pointer and a size, which LÖVE's Data objects have.
 function trion.copy(data, size)
     local out = ffi.new("trion_model *[1]")
     check_error(lib.trion_model_copy(nil, data, size or #data, out, failure))
