@@ -91,7 +91,7 @@ typedef enum trion_status {
     TRION_OK = 0,
     /**
      * An argument is NULL where it may not be, an option is outside its range, or text is not UTF-8. Cure: the message
-     * names the argument.
+     * says what was expected.
      */
     TRION_INVALID_ARGUMENT = 1,
     /** The caller's buffer is too small. Cure: ask for the size first; each such function tells how. */
@@ -380,10 +380,11 @@ int trion_model_ends_text(const trion_model *model, uint32_t token);
  * All memory of a session is one block that is asked for when it is made: from the library, from an allocator of the
  * caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap.
  *
- * Work is counted in units, not in time: the same calls do the same work on every machine. A unit is about 64 rows of
- * 32 weights' width; trion_session_token_units() says how many a token costs. How long one takes depends on the model
- * and the machine, so measure some at the start, and spend as many in a frame as fit. How work is divided into calls
- * changes no bit of the result.
+ * Work is counted in units, not in time: the same calls do the same work on every machine. A unit is 64 tiles of 32
+ * rows of a ternary matrix, each for one token, or what takes about as long; trion_session_token_units() says how many
+ * a token costs, and every event how many its call took. How long a unit takes depends on the model and the machine,
+ * so measure some at the start, and spend as many in a frame as fit. How work is divided into calls changes no bit of
+ * the result.
  *
  * One call at a time may use a session; another that comes between returns TRION_BUSY and changes nothing. Only
  * trion_session_cancel() may be called at any time. Different sessions do not disturb each other, on any threads.
@@ -590,6 +591,8 @@ typedef enum trion_event_kind {
      * rewound, loaded).
      */
     TRION_EVENT_DONE = 2,
+    /** All tokens that were pushed are computed: trion_session_compute() chooses none. */
+    TRION_EVENT_READY = 3,
 } trion_event_kind;
 
 /** Why there will be no more tokens. */
@@ -621,6 +624,8 @@ typedef struct trion_event {
      * made with `probabilities`; else 0.
      */
     float probability;
+    /** Units that the call took, rounded up. */
+    size_t units;
 } trion_event;
 
 /** Receives what happens during trion_session_run(). Returns 0 to stop. It may use the session, but not free it. */
@@ -648,10 +653,21 @@ TRION_API
 trion_status trion_session_advance(trion_session *session, size_t budget, trion_event *event);
 
 /**
+ * trion_session_advance() without choosing a token: computes what was pushed and ends with TRION_EVENT_READY. What
+ * many sessions begin with is computed once so, and they take it over by trion_session_fork() or
+ * trion_session_assign().
+ *
+ * As trion_session_advance().
+ */
+TRION_API
+trion_status trion_session_compute(trion_session *session, size_t budget, trion_event *event);
+
+/**
  * Advances until TRION_EVENT_DONE, `budget` units at a time, and hands every event to `on_event(user, ...)`, the last
  * one included. When it returns 0, the reason is TRION_REASON_CANCELLED.
  *
- * As trion_session_advance(); `event`, which may be NULL, receives the last event.
+ * As trion_session_advance(), TRION_INVALID_ARGUMENT for a budget of 0; `event`, which may be NULL, receives the last
+ * event.
  */
 TRION_API
 trion_status trion_session_run(trion_session *session,
@@ -662,8 +678,8 @@ trion_status trion_session_run(trion_session *session,
 
 /**
  * Ends the call that is computing, within one unit and also within a prompt, or else the next one: it returns
- * TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays; advancing again goes on. NULL does nothing. Any
- * thread, at any time, from a signal handler too.
+ * TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing again begins anew with the batch
+ * that was under way. NULL does nothing. Any thread, at any time, from a signal handler too.
  */
 TRION_API
 void trion_session_cancel(trion_session *session);

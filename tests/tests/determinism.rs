@@ -115,6 +115,14 @@ fn any_budget_gives_the_same_bits_and_bounds_the_work() {
         let count = |wanted| calls.iter().find(|(budget, batch, _)| (*budget, *batch) == wanted).unwrap().2;
         assert!(count((1, 1)) > count((7, 1)) && count((7, 1)) > count((1000, 1)));
         assert_eq!(count((usize::MAX, 64)), 1);
+        // What one token costs is known before it is computed.
+        let mut session = Session::new(&model, options(CacheType::F32, 64)).unwrap();
+        for position in 1..=70 {
+            session.push(&prompt[..1]).unwrap();
+            assert_eq!(session.advance(usize::MAX, &pool).unwrap(), Progress::Ready);
+            let expected = trion_core::Session::row_blocks_per_token(model.core(), position);
+            assert_eq!(session.spent(), expected);
+        }
         // One token at a time, a budget of one row-block stops after each: nothing is done in larger steps.
         assert!(count((1, 1)) > TOKENS as usize * model.config().num_hidden_layers * 20);
     }
@@ -267,12 +275,16 @@ fn logits_stay_until_new_ones_are_begun() {
     session.rewind(3).unwrap();
     assert_eq!(session.advance(1, &Serial).unwrap(), Progress::Ready);
     assert_eq!(bits(session.logits()), first);
-    // A copy made while tokens were pending has no logits.
-    assert_eq!(fork.logits(), None);
+    // Copies made while tokens were pending can do the same.
     session.push(&[4, 5]).unwrap();
     let mut loaded = Session::new(&model, options(CacheType::F32, 8)).unwrap();
     loaded.load(&session.save().unwrap()).unwrap();
-    assert_eq!(loaded.logits(), None);
+    for mut copy in [fork, loaded] {
+        assert_eq!((bits(copy.logits()), copy.tokens()), (first.clone(), session.tokens()));
+        copy.rewind(3).unwrap();
+        assert_eq!(copy.advance(1, &Serial).unwrap(), Progress::Ready);
+        assert_eq!(bits(copy.logits()), first);
+    }
     assert_eq!(session.advance(1, &Serial).unwrap(), Progress::More);
     assert_eq!(session.logits(), None);
 }

@@ -51,10 +51,10 @@ impl SamplerOptions {
         seed: 0,
     };
 
-    fn penalize(&self, token: u32, logit: f32, recent: &[u32]) -> Candidate {
+    fn penalize(&self, token: u32, logit: f32, recent: &Recent<'_>) -> Candidate {
         let penalty = self.repetition_penalty;
         let logit = if logit.is_nan() { f32::MIN } else { logit };
-        let logit = if penalty == 1.0 || !recent.contains(&token) {
+        let logit = if penalty == 1.0 || !recent.contains(token) {
             logit
         } else if logit > 0.0 {
             logit / penalty
@@ -62,6 +62,35 @@ impl SamplerOptions {
             logit * penalty
         };
         Candidate { token, logit, weight: 0.0 }
+    }
+}
+
+/// Words of the filter of recent tokens.
+const FILTER_WORDS: usize = 64;
+
+/// Tokens of the recent history, and a filter before them: nearly every token of the vocabulary is told apart by one bit, and
+/// the tokens themselves are looked through for the others.
+#[derive(Clone, Copy)]
+struct Recent<'a> {
+    tokens: &'a [u32],
+    filter: [u64; FILTER_WORDS],
+}
+
+impl<'a> Recent<'a> {
+    fn new(tokens: &'a [u32]) -> Self {
+        let mut filter = [0; FILTER_WORDS];
+        for token in tokens {
+            filter[Self::word(*token)] |= 1 << (token % 64);
+        }
+        Recent { tokens, filter }
+    }
+
+    const fn word(token: u32) -> usize {
+        (token / 64) as usize % FILTER_WORDS
+    }
+
+    fn contains(&self, token: u32) -> bool {
+        self.filter[Self::word(token)] >> (token % 64) & 1 == 1 && self.tokens.contains(&token)
     }
 }
 
@@ -142,7 +171,7 @@ impl Sampler {
     /// None if nothing is allowed.
     fn choose(&mut self, logits: &[f32], history: &[u32], allowed: impl Fn(u32) -> bool + Copy) -> Option<u32> {
         let options = self.options;
-        let recent = &history[history.len().saturating_sub(options.repetition_window)..];
+        let recent = &Recent::new(&history[history.len().saturating_sub(options.repetition_window)..]);
         let logits = logits
             .iter()
             .enumerate()

@@ -104,6 +104,11 @@ impl Session {
         Ok(self.cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?)
     }
 
+    /// See [`CoreSession::spent`].
+    pub fn spent(&self) -> usize {
+        self.cell.borrow_dependent().spent()
+    }
+
     /// Pushes tokens, computes them all and gives the logits `[rows, vocab_size]`.
     ///
     /// # Errors

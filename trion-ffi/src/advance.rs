@@ -30,6 +30,8 @@ pub enum trion_event_kind {
     /// There will be no more tokens, for the reason that the event gives, until the session is changed (tokens pushed,
     /// rewound, loaded).
     TRION_EVENT_DONE = 2,
+    /// All tokens that were pushed are computed: trion_session_compute() chooses none.
+    TRION_EVENT_READY = 3,
 }
 
 /// Why there will be no more tokens.
@@ -63,15 +65,19 @@ pub struct trion_event {
     /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was
     /// made with `probabilities`; else 0.
     pub probability: f32,
+    /// Units that the call took, rounded up.
+    pub units: usize,
 }
 
 use trion_event_kind::*;
 use trion_reason::*;
 
 impl trion_event {
-    const MORE: Self = trion_event { kind: TRION_EVENT_MORE, reason: TRION_REASON_NONE, token: 0, probability: 0.0 };
+    const MORE: Self =
+        trion_event { kind: TRION_EVENT_MORE, reason: TRION_REASON_NONE, token: 0, probability: 0.0, units: 0 };
+    const READY: Self = trion_event { kind: TRION_EVENT_READY, ..Self::MORE };
 
-    const fn done(reason: trion_reason) -> Self {
+    pub(crate) const fn done(reason: trion_reason) -> Self {
         trion_event { kind: TRION_EVENT_DONE, reason, ..Self::MORE }
     }
 }
@@ -104,8 +110,12 @@ impl Parallel for Host<'_> {
 }
 
 impl trion_session {
-    /// Computes, and chooses a token when logits are there.
-    pub(crate) fn step(&self, budget: usize) -> Result<trion_event, Failure> {
+    /// Computes for at most `budget` units, and then goes on with `then` when logits are there.
+    fn step(
+        &self,
+        budget: usize,
+        then: impl FnOnce(&mut Inner) -> Result<trion_event, Failure>,
+    ) -> Result<trion_event, Failure> {
         let mut inner = self.lock()?;
         let inner = &mut *inner;
         if let Some(ended) = inner.ended {
@@ -114,13 +124,20 @@ impl trion_session {
         // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
         let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
         let progress = inner.core.advance(budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host);
-        if self.cancel.swap(false, Ordering::Relaxed) {
-            return Ok(trion_event::done(TRION_REASON_CANCELLED));
-        }
-        match progress? {
-            Progress::More => Ok(trion_event::MORE),
-            Progress::Ready => inner.choose(),
-        }
+        let event = if self.cancel.swap(false, Ordering::Relaxed) {
+            trion_event::done(TRION_REASON_CANCELLED)
+        } else {
+            match progress? {
+                Progress::More => trion_event::MORE,
+                Progress::Ready => then(inner)?,
+            }
+        };
+        Ok(trion_event { units: inner.core.spent().div_ceil(ROW_BLOCKS_PER_UNIT), ..event })
+    }
+
+    /// [`trion_session_advance`].
+    pub(crate) fn advance(&self, budget: usize) -> Result<trion_event, Failure> {
+        self.step(budget, Inner::choose)
     }
 }
 
@@ -212,7 +229,26 @@ pub unsafe extern "C" fn trion_session_advance(
     call(None, || {
         let out = place(event)?;
         // SAFETY: the header's rule for handles.
-        out.write(unsafe { handle(session)? }.step(budget)?);
+        out.write(unsafe { handle(session)? }.advance(budget)?);
+        Ok(())
+    })
+}
+
+/// trion_session_advance() without choosing a token: computes what was pushed and ends with TRION_EVENT_READY. What
+/// many sessions begin with is computed once so, and they take it over by trion_session_fork() or
+/// trion_session_assign().
+///
+/// As trion_session_advance().
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn trion_session_compute(
+    session: *mut trion_session,
+    budget: usize,
+    event: Option<&mut MaybeUninit<trion_event>>,
+) -> trion_status {
+    call(None, || {
+        let out = place(event)?;
+        // SAFETY: the header's rule for handles.
+        out.write(unsafe { handle(session)? }.step(budget, |_| Ok(trion_event::READY))?);
         Ok(())
     })
 }
@@ -220,7 +256,8 @@ pub unsafe extern "C" fn trion_session_advance(
 /// Advances until TRION_EVENT_DONE, `budget` units at a time, and hands every event to `on_event(user, ...)`, the last
 /// one included. When it returns 0, the reason is TRION_REASON_CANCELLED.
 ///
-/// As trion_session_advance(); `event`, which may be NULL, receives the last event.
+/// As trion_session_advance(), TRION_INVALID_ARGUMENT for a budget of 0; `event`, which may be NULL, receives the last
+/// event.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_run(
     session: *mut trion_session,
@@ -237,7 +274,7 @@ pub unsafe extern "C" fn trion_session_run(
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? };
         let last = loop {
-            let event = session.step(budget)?;
+            let event = session.advance(budget)?;
             // SAFETY: a function of the caller's, with what it asked for. The session is not held meanwhile.
             let go_on = unsafe { on_event(user, &raw const event) } != 0;
             if event.kind == TRION_EVENT_DONE {
@@ -255,8 +292,8 @@ pub unsafe extern "C" fn trion_session_run(
 }
 
 /// Ends the call that is computing, within one unit and also within a prompt, or else the next one: it returns
-/// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays; advancing again goes on. NULL does nothing. Any
-/// thread, at any time, from a signal handler too.
+/// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing again begins anew with the batch
+/// that was under way. NULL does nothing. Any thread, at any time, from a signal handler too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_cancel(session: *mut trion_session) {
     // SAFETY: the header's rule for handles.

@@ -33,15 +33,15 @@ pub(crate) unsafe fn handle<'a, T>(pointer: *const T) -> Result<&'a T, Failure> 
     unsafe { pointer.as_ref() }.ok_or(Failure::NULL)
 }
 
-/// `count` elements from `pointer` on; NULL is right for none.
+/// `count` elements from `pointer` on.
 ///
 /// # Safety
 /// `pointer` is NULL or valid for reading `count` elements for as long as the result is used.
 pub(crate) unsafe fn input<'a, T>(pointer: *const T, count: usize) -> Result<&'a [T], Failure> {
+    check(pointer, count)?;
     if count == 0 {
         return Ok(&[]);
     }
-    check(pointer, count)?;
     // SAFETY: the caller's promise, and the length is one that a slice may have.
     Ok(unsafe { slice::from_raw_parts(pointer, count) })
 }
@@ -69,8 +69,8 @@ pub(crate) unsafe fn output<T: Copy>(
     capacity: usize,
     count: &mut MaybeUninit<usize>,
 ) -> Result<(), Failure> {
-    if !(to.is_null() && capacity == 0) {
-        check(to, capacity)?;
+    check(to, capacity)?;
+    if !to.is_null() {
         if capacity < from.len() {
             return Err(Failure::TooSmall { found: capacity, expected: from.len() });
         }
@@ -98,8 +98,11 @@ pub(crate) unsafe fn sized_output<T: Copy>(from: &T, to: *mut T, size: usize) ->
     Ok(())
 }
 
-/// Whether a slice can lie at a pointer.
+/// Whether a slice can lie at a pointer; NULL is right for none.
 pub(crate) fn check<T>(pointer: *const T, count: usize) -> Result<(), Failure> {
+    if pointer.is_null() && count == 0 {
+        return Ok(());
+    }
     if pointer.is_null() {
         return Err(Failure::NULL);
     }
@@ -110,6 +113,15 @@ pub(crate) fn check<T>(pointer: *const T, count: usize) -> Result<(), Failure> {
         return Err(Failure::argument("a size is larger than the address space"));
     }
     Ok(())
+}
+
+/// An option that is on or off.
+pub(crate) fn switch(value: u32) -> Result<bool, Failure> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Failure::argument("an option that is on or off is neither 1 nor 0")),
+    }
 }
 
 /// Options that begin with their own size, so that later versions can add fields at the end. All zero is the default.

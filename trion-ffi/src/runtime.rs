@@ -205,7 +205,11 @@ pub unsafe extern "C" fn trion_runtime_new(
             (None, 0 | 1) => Threads::Caller,
             (None, threads) => Threads::Pool(Pool::new(threads)?),
         };
-        let level = if options.log_level == 0 { TRION_LOG_INFO as u32 } else { options.log_level };
+        let level = match options.log_level {
+            0 => TRION_LOG_INFO as u32,
+            level if level <= TRION_LOG_DEBUG as u32 => level,
+            _ => return Err(Failure::argument("option log_level is no trion_log_level")),
+        };
         let log = options.log.map(|log| Log { log, level, user: options.log_user });
         out.write(Box::into_raw(Box::new(trion_runtime(Arc::new(Runtime { threads, log })))));
         Ok(())

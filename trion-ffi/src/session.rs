@@ -7,10 +7,11 @@
 //! All memory of a session is one block that is asked for when it is made: from the library, from an allocator of the
 //! caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap.
 //!
-//! Work is counted in units, not in time: the same calls do the same work on every machine. A unit is about 64 rows of
-//! 32 weights' width; trion_session_token_units() says how many a token costs. How long one takes depends on the model
-//! and the machine, so measure some at the start, and spend as many in a frame as fit. How work is divided into calls
-//! changes no bit of the result.
+//! Work is counted in units, not in time: the same calls do the same work on every machine. A unit is 64 tiles of 32
+//! rows of a ternary matrix, each for one token, or what takes about as long; trion_session_token_units() says how many
+//! a token costs, and every event how many its call took. How long a unit takes depends on the model and the machine,
+//! so measure some at the start, and spend as many in a frame as fit. How work is divided into calls changes no bit of
+//! the result.
 //!
 //! One call at a time may use a session; another that comes between returns TRION_BUSY and changes nothing. Only
 //! trion_session_cancel() may be called at any time. Different sessions do not disturb each other, on any threads.
@@ -24,7 +25,7 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use trion_core::{CacheType, Isa, Kernel, Sampler, SamplerOptions, Session as CoreSession, SessionOptions};
 
 use crate::advance::trion_event;
-use crate::edge::{Options, call, handle, place};
+use crate::edge::{Options, call, handle, place, switch};
 use crate::model::{Loaded, trion_model};
 use crate::status::{Failure, trion_error, trion_status};
 use crate::storage::{self, Owner};
@@ -160,8 +161,8 @@ impl Plan {
         Ok(Plan {
             core: SessionOptions { max_batch, cache, ..defaults },
             kernel,
-            ignore_end: options.ignore_end != 0,
-            probabilities: options.probabilities != 0,
+            ignore_end: switch(options.ignore_end)?,
+            probabilities: switch(options.probabilities)?,
         })
     }
 }

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use trion_core::{Sampler, SamplerOptions};
 
-use crate::advance::{trion_event, trion_event_kind, trion_reason};
+use crate::advance::{trion_event, trion_reason};
 use crate::edge::{call, check, handle, input, place};
 use crate::session::{Inner, trion_session};
 use crate::status::trion_status::TRION_STATE;
@@ -67,12 +67,7 @@ impl Inner {
             1 if end(1) as usize >= self.loaded.model.config().vocab_size => {
                 return Err(refuse("saved state: the token that ended its text is not in the vocabulary"));
             }
-            1 => Some(trion_event {
-                kind: trion_event_kind::TRION_EVENT_DONE,
-                reason: trion_reason::TRION_REASON_END,
-                token: end(1),
-                probability: 0.0,
-            }),
+            1 => Some(trion_event { token: end(1), ..trion_event::done(trion_reason::TRION_REASON_END) }),
             _ => return Err(refuse("saved state: its contents contradict each other")),
         };
         self.core.load(state)?;

@@ -17,7 +17,7 @@ pub enum trion_status {
     /// Done; the outputs are written. Any other status means that no output was written.
     TRION_OK = 0,
     /// An argument is NULL where it may not be, an option is outside its range, or text is not UTF-8. Cure: the message
-    /// names the argument.
+    /// says what was expected.
     TRION_INVALID_ARGUMENT = 1,
     /// The caller's buffer is too small. Cure: ask for the size first; each such function tells how.
     TRION_BUFFER_TOO_SMALL = 2,

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use trion_core::{Model as CoreModel, Session as CoreSession};
 
+use crate::edge::check;
 use crate::model::Loaded;
 use crate::session::{Inner, Plan, greedy, trion_allocator, trion_session};
 use crate::status::Failure;
@@ -104,7 +105,9 @@ pub(crate) unsafe fn in_buffer(
     buffer: *mut c_void,
     size: usize,
 ) -> Result<NonNull<trion_session>, Failure> {
-    let buffer = NonNull::new(buffer.cast::<u8>()).ok_or(Failure::NULL)?;
+    check(buffer.cast::<u8>(), size)?;
+    // NULL with a size of 0 is a buffer that is too small.
+    let buffer = NonNull::new(buffer.cast::<u8>()).unwrap_or(NonNull::dangling());
     let skip = buffer.align_offset(ALIGNMENT);
     let expected = block_bytes(model, &plan).saturating_add(skip);
     if size < expected {

@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use trion_engine::text_stream::{StopStrings, TextStream};
 
 use crate::advance::{trion_event_kind, trion_reason};
-use crate::edge::{Options, call, handle, input, place};
+use crate::edge::{Options, call, handle, input, place, switch};
 use crate::model::{Loaded, trion_model};
 use crate::session::trion_session;
 use crate::status::{Failure, trion_error, trion_status};
@@ -111,9 +111,9 @@ pub unsafe extern "C" fn trion_text_new(
                 Ok(stop.to_str().map_err(|_| Failure::argument("a stop string is not UTF-8"))?.to_owned())
             })
             .collect();
-        let skip = options.special == 0;
+        let skip = !switch(options.special)?;
         let stream =
-            if options.beginning == 0 { TextStream::continuing(skip) } else { TextStream::new(tokenizer, skip) };
+            if switch(options.beginning)? { TextStream::new(tokenizer, skip) } else { TextStream::continuing(skip) };
         let text =
             trion_text { loaded: model.0.clone(), stream, stops: StopStrings::new(stops?), piece: String::new() };
         out.write(Box::into_raw(Box::new(text)));
@@ -216,7 +216,7 @@ pub unsafe extern "C" fn trion_generate(
         let wants_more = |piece: trion_piece| piece.size == 0 || unsafe { on_text(user, piece.data, piece.size) } != 0;
         let mut reason = trion_stop::TRION_STOP_MAX_TOKENS;
         for _ in 0..max_tokens {
-            let event = session.step(usize::MAX)?;
+            let event = session.advance(usize::MAX)?;
             if event.kind != trion_event_kind::TRION_EVENT_TOKEN {
                 reason = event.reason.into();
                 break;

@@ -173,7 +173,9 @@ impl Session<'_, '_> {
                         self.cursor = Cursor::IDLE;
                         return Progress::More;
                     }
-                    budget = budget.saturating_sub((to - from).saturating_mul(cost));
+                    let spent = (to - from).saturating_mul(cost);
+                    self.spent = self.spent.saturating_add(spent);
+                    budget = budget.saturating_sub(spent);
                 }
                 self.cursor.unit = to;
                 if to < units {

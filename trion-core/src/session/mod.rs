@@ -69,6 +69,8 @@ pub struct Session<'m, 'b> {
     cursor: Cursor,
     /// Rows of logits that are there; 0 while there are none.
     logits_rows: usize,
+    /// Row-blocks of the last call of [`Session::advance`].
+    spent: usize,
 }
 
 impl<'m, 'b> Session<'m, 'b> {
@@ -102,7 +104,7 @@ impl<'m, 'b> Session<'m, 'b> {
             }
         }
         let memory = Memory::new(model.config(), &options, buffer)?;
-        Ok(Session { model, options, kernel, memory, len: 0, done: 0, cursor: Cursor::IDLE, logits_rows: 0 })
+        Ok(Session { model, options, kernel, memory, len: 0, done: 0, cursor: Cursor::IDLE, logits_rows: 0, spent: 0 })
     }
 
     /// The model.
@@ -162,6 +164,7 @@ impl<'m, 'b> Session<'m, 'b> {
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
+        self.spent = 0;
         if self.is_ready() {
             return Ok(Progress::Ready);
         }
@@ -169,6 +172,11 @@ impl<'m, 'b> Session<'m, 'b> {
             return Err(Error::NoTokens);
         }
         Ok(self.forward(budget, parallel))
+    }
+
+    /// Row-blocks that the last call of [`Session::advance`] took.
+    pub const fn spent(&self) -> usize {
+        self.spent
     }
 
     /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for the

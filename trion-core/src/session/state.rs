@@ -32,21 +32,15 @@ impl Session<'_, '_> {
             let from = other.memory.cache.plane(plane, other.done);
             self.memory.cache.plane_mut(plane, other.done).copy_from_slice(from);
         }
-        let logits = other.ready_logits();
-        let rows = logits.len() / self.model.config().vocab_size;
-        self.adopt(other.len, other.done, rows, logits.iter().copied());
+        let logits = other.logits().unwrap_or(&[]);
+        self.adopt(other.len, other.done, other.logits_rows, logits.iter().copied());
         Ok(())
-    }
-
-    /// The logits, if they are those of the last token: only then are they part of the state.
-    fn ready_logits(&self) -> &[f32] {
-        self.logits().filter(|_| self.is_ready()).unwrap_or(&[])
     }
 
     /// Bytes that [`Session::save`] writes now.
     pub fn saved_bytes(&self) -> usize {
         let cache: usize = (0..self.memory.cache.planes()).map(|i| self.memory.cache.plane(i, self.done).len()).sum();
-        HEADER + 4 * self.len + cache + 4 * self.ready_logits().len()
+        HEADER + 4 * self.len + cache + 4 * self.logits().map_or(0, <[f32]>::len)
     }
 
     /// Writes the tokens, the cache and the logits, little-endian, to be loaded by a session of the same model on any
@@ -63,8 +57,7 @@ impl Session<'_, '_> {
         out.bytes(&self.model.fingerprint().to_le_bytes());
         out.bytes(&(self.options.cache.bytes() as u32).to_le_bytes());
         out.bytes(&0_u32.to_le_bytes());
-        let logits = self.ready_logits();
-        for count in [self.len, self.done, logits.len() / self.model.config().vocab_size] {
+        for count in [self.len, self.done, self.logits_rows] {
             out.bytes(&(count as u64).to_le_bytes());
         }
         for token in self.tokens() {
@@ -73,7 +66,7 @@ impl Session<'_, '_> {
         for plane in 0..self.memory.cache.planes() {
             out.bytes(self.memory.cache.plane(plane, self.done));
         }
-        for logit in logits {
+        for logit in self.logits().unwrap_or(&[]) {
             out.bytes(&logit.to_le_bytes());
         }
         Ok(expected)
@@ -112,7 +105,7 @@ impl Session<'_, '_> {
         if len > self.options.context as u64 {
             return Err(refuse(StateError::Context));
         }
-        if flags != 0 || done > len || rows > done || (rows > 0 && done < len) {
+        if flags != 0 || done > len || rows > done {
             return Err(refuse(StateError::Corrupt));
         }
         let (len, done, rows) = (len as usize, done as usize, rows as usize);
@@ -149,8 +142,8 @@ impl Session<'_, '_> {
             self.memory.logits.iter_mut().zip(logits).for_each(|(to, logit)| *to = logit);
             (self.done, self.logits_rows) = (done, rows);
         } else {
-            // The last token's logits cannot be kept: let it be computed once more.
-            (self.done, self.logits_rows) = (done - 1, 0);
+            // The logits cannot be kept: where they are wanted next, let the last token be computed once more.
+            (self.done, self.logits_rows) = (done - usize::from(done == len), 0);
         }
     }
 }
