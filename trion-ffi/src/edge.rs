@@ -62,6 +62,7 @@ pub(crate) unsafe fn text<'a>(pointer: *const std::ffi::c_char, size: usize) -> 
 ///
 /// # Safety
 /// `to` is NULL or valid for writing `capacity` elements.
+#[cfg(feature = "text")]
 pub(crate) unsafe fn output<T: Copy>(
     from: &[T],
     to: *mut T,

@@ -114,6 +114,7 @@ impl Failure {
     /// An argument that may not be NULL.
     pub(crate) const NULL: Failure = Failure::Plain(TRION_INVALID_ARGUMENT, "a pointer is NULL that may not be");
     pub(crate) const BUSY: Failure = Failure::Plain(TRION_BUSY, "the session is in use by another call");
+    #[cfg(feature = "text")]
     pub(crate) const OTHER_MODEL: Failure = Failure::Plain(TRION_OTHER_MODEL, "it was made with another model");
     pub(crate) const DEFECT: Failure = Failure::Plain(TRION_INTERNAL, "a defect of Trion, please report it");
 
