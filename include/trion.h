@@ -13,8 +13,8 @@
  *     and constraints keep their model alive, and models their runtime, so the order of freeing does not matter.
  *  4. `const` means that the call does not change what others see. Nothing is both input and output.
  *  5. Options begin with `struct_size`, and a field that is zero has its default: `trion_session_options options =
- *     {sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero; one that knows
- *     fewer refuses what it does not know, unless it is zero.
+ *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero; one
+ *     that knows fewer refuses what it does not know, unless it is zero.
  *  6. Callbacks get the `user` pointer of their registration first. They return; they do not throw or jump out.
  *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time for
  *     one handle.
@@ -666,7 +666,7 @@ trion_status trion_session_run(trion_session *session,
  * thread, at any time, from a signal handler too.
  */
 TRION_API
-void trion_session_cancel(const trion_session *session);
+void trion_session_cancel(trion_session *session);
 
 /**
  * Forgets all tokens from position `length` on. Push before the next trion_session_advance(), unless only tokens are
@@ -723,8 +723,8 @@ trion_status trion_session_candidates(const trion_session *session,
                                       size_t *count);
 
 /**
- * Units that the next token costs at most, when it is computed alone: a little more with every position. A token of a
- * prompt costs no more.
+ * Units that the next token costs when it is computed alone: more with every position. A token of a prompt costs no
+ * more.
  *
  * TRION_BUSY.
  */
@@ -965,6 +965,66 @@ trion_status trion_generate(trion_session *session,
                             trion_error *error);
 
 #endif /* TRION_NO_TEXT */
+
+#ifndef TRION_NO_TEXT
+
+/*
+ * Constraint ----------------------------------------------------------------------------------------------------------
+ *
+ * Text that follows a JSON schema, a regular expression or a grammar: tokens that would lead away from it are not
+ * chosen. A constraint is compiled ahead, once for a model, and any number of sessions use it.
+ *
+ * The text that is constrained begins after the last token that the caller pushed. Rewinding goes back in it too.
+ * Where the text may end, the model may end it (TRION_REASON_END); where nothing else may follow, it ends with
+ * TRION_REASON_CONSTRAINT; where nothing can follow although it may not end, with TRION_REASON_DEAD_END.
+ * docs/constraints.md says what grammars may contain, and which bounds there are.
+ */
+
+/** How a constraint is written. */
+typedef enum trion_grammar {
+    /** A JSON schema: the text is JSON for which it holds. */
+    TRION_GRAMMAR_JSON_SCHEMA = 0,
+    /** A regular expression that the whole text matches. */
+    TRION_GRAMMAR_REGEX = 1,
+    /** A grammar in the form of Lark: the text is derived from its rule `start`. */
+    TRION_GRAMMAR_LARK = 2,
+} trion_grammar;
+
+/** A compiled constraint. Immutable. It keeps its model alive. */
+typedef struct trion_constraint trion_constraint;
+
+/**
+ * Compiles `size` bytes of `source`; `grammar` is a trion_grammar. Free it with trion_constraint_free(). The work is
+ * done on a thread of its own with a large stack, which ends before the call does. The first constraint of a model
+ * also sorts its vocabulary. Any thread.
+ *
+ * TRION_CONSTRAINT when the source is wrong or too large, TRION_NO_TOKENIZER.
+ */
+TRION_API
+trion_status trion_constraint_new(const trion_model *model,
+                                  uint32_t grammar,
+                                  const char *source,
+                                  size_t size,
+                                  trion_constraint **constraint,
+                                  trion_error *error);
+
+/** Frees a constraint; NULL does nothing. Sessions that use it keep what they need. Any thread. */
+TRION_API
+void trion_constraint_free(trion_constraint *constraint);
+
+/**
+ * Constrains the text that the session writes from here on, or from after the tokens that are pushed next; NULL for no
+ * constraint.
+ *
+ * TRION_OTHER_MODEL, TRION_BUSY; the session is unchanged then.
+ */
+TRION_API
+trion_status trion_session_set_constraint(trion_session *session,
+                                          const trion_constraint *constraint,
+                                          trion_error *error);
+
+#endif /* TRION_NO_TEXT */
+
 #ifdef __cplusplus
 } /* extern "C" */
 #endif

@@ -94,7 +94,7 @@ fn any_budget_gives_the_same_bits_and_bounds_the_work() {
         let model = model("any_budget_gives_the_same_bits_and_bounds_the_work", name);
         let prompt = prompt(&model);
         let expected = plain(&model, CacheType::F32);
-        let units = trion_core::Session::row_blocks_per_token(model.config(), prompt.len());
+        let units = trion_core::Session::row_blocks_per_token(model.core(), prompt.len());
         let pool = Pool::new(2).unwrap();
         let mut calls = Vec::new();
         for budget in [1, 2, 7, 64, 1000, usize::MAX] {

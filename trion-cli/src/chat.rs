@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use trion_engine::chat_template::{Date, Message, RenderOptions};
-use trion_engine::{GenerateOptions, Model, Session, SessionOptions, continue_session};
+use trion_engine::{GenerateOptions, Model, Session, SessionOptions, StopReason, continue_session};
 
 use crate::common::{ComputeArguments, Failure, ModelArgument, Outcome, input_failure, open, tokenizer};
 use crate::generate::SamplerArguments;
@@ -25,6 +25,8 @@ pub(crate) struct Arguments {
     /// Positions of the conversation [default: the model's context]
     #[arg(long)]
     context: Option<usize>,
+    #[command(flatten)]
+    constraint: crate::constraint::ConstraintArguments,
     #[command(flatten)]
     sampler: SamplerArguments,
     #[command(flatten)]
@@ -49,6 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         sampler: arguments.sampler.options(),
+        constraint: arguments.constraint.constraint(&model)?,
         add_special_tokens: false,
         kernel,
         ..GenerateOptions::default()
@@ -84,6 +87,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         // An answer that Ctrl-C cut short is part of the conversation all the same.
         interrupt.ended();
         writeln!(out)?;
+        if answer.stop == StopReason::DeadEnd {
+            return Err(Failure::dead_end());
+        }
         messages.push(Message::new("assistant", answer.text.trim()));
     }
     Ok(ExitCode::SUCCESS)

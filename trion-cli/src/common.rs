@@ -35,6 +35,12 @@ impl Failure {
         Failure::Advised { message: message.into(), help: help.into() }
     }
 
+    /// A text that is not whole, after it was written.
+    pub(crate) fn dead_end() -> Self {
+        let help = "the constraint asks for text that the tokens of the model cannot spell, or went beyond a bound of its work";
+        Failure::advised("dead end: the text follows its constraint so far, and no token continues it", help)
+    }
+
     /// What to do about it, where that is known.
     pub(crate) fn help(&self) -> Option<&str> {
         match self {

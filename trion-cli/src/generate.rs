@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::json;
 use trion_engine::{GenerateOptions, Generated, SamplerOptions, StopReason, generate};
 
-use crate::common::{ComputeArguments, ModelArgument, Outcome, open, text_or_stdin, tokenizer};
+use crate::common::{ComputeArguments, Failure, ModelArgument, Outcome, open, text_or_stdin, tokenizer};
 use crate::interrupt::{self, Interrupt};
 
 /// Suits the model inside the program.
@@ -26,6 +26,8 @@ pub(crate) struct Arguments {
     tokens: usize,
     #[command(flatten)]
     sampler: SamplerArguments,
+    #[command(flatten)]
+    constraint: crate::constraint::ConstraintArguments,
     /// End the text before this string; may be given several times
     #[arg(long)]
     stop: Vec<String>,
@@ -86,6 +88,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let options = GenerateOptions {
         max_tokens: arguments.tokens,
         sampler: arguments.sampler.options(),
+        constraint: arguments.constraint.constraint(&model)?,
         stop: arguments.stop.clone(),
         context: arguments.context,
         cache: arguments.compute.cache(),
@@ -119,6 +122,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             // Whoever closed standard error does not want it.
             let _ = writeln!(io::stderr(), "{}", timing(&generated, first));
         }
+    }
+    if generated.stop == StopReason::DeadEnd {
+        return Err(Failure::dead_end());
     }
     Ok(if interrupt.ended() { ExitCode::from(interrupt::EXIT_CODE) } else { ExitCode::SUCCESS })
 }
@@ -155,6 +161,8 @@ fn summary(prompt: &str, generated: &Generated, first: Option<Duration>) -> serd
             StopReason::EndOfText => "end_of_text",
             StopReason::StopString => "stop_string",
             StopReason::Cancelled => "cancelled",
+            StopReason::Constraint => "constraint",
+            StopReason::DeadEnd => "dead_end",
         },
         "prompt_seconds": generated.prompt_time.as_secs_f64(),
         "decode_seconds": generated.decode_time.as_secs_f64(),

@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod common;
+mod constraint;
 mod generate;
 mod inspect;
 mod interrupt;

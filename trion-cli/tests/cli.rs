@@ -314,3 +314,61 @@ fn ctrl_c_ends_a_chat_that_waits_for_a_line() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     drop(input);
 }
+
+/// An argument of --json-schema.
+const SAILOR: &str = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 10},
+    "age": {"type": "integer", "minimum": 10, "maximum": 99}}, "required": ["name", "age"], "additionalProperties": false}"#;
+
+#[test]
+fn text_follows_a_json_schema() {
+    let file = scratch("cli-schema").join("sailor.json");
+    fs::write(&file, SAILOR).unwrap();
+    let file = file.to_string_lossy();
+    for seed in ["1", "2", "3"] {
+        let drawn = ["--temperature", "1", "--seed", seed, "-n", "200", "--json"];
+        let of_schema = |schema| [&["generate", "-p", "A sailor: ", "--json-schema", schema], &drawn[..]].concat();
+        let summary: serde_json::Value = serde_json::from_str(&stdout(&trion(&of_schema(&file)))).unwrap();
+        assert_eq!(summary["stop"], "constraint");
+        let sailor: serde_json::Value = serde_json::from_str(summary["text"].as_str().unwrap()).unwrap();
+        assert!(sailor["name"].as_str().unwrap().chars().count() <= 10);
+        assert!((10..=99).contains(&sailor["age"].as_i64().unwrap()));
+        let inline: serde_json::Value = serde_json::from_str(&stdout(&trion(&of_schema(SAILOR)))).unwrap();
+        assert_eq!(inline["text"], summary["text"]);
+    }
+}
+
+#[test]
+fn text_follows_a_regular_expression_or_a_grammar() {
+    let year = stdout(&trion(&["generate", "-p", "In ", "--regex", "1[89][0-9]{2}", "--no-timing"]));
+    let digits = year.strip_prefix("In 1").unwrap().trim_end();
+    assert!(digits.len() == 3 && digits.starts_with(['8', '9']), "{year}");
+    let file = scratch("cli-grammar").join("answer.lark");
+    fs::write(&file, "start: \" yes\" | \" no\"\n").unwrap();
+    let answer = stdout(&trion(&["generate", "-p", "Is it?", "--grammar", &file.to_string_lossy(), "--no-timing"]));
+    assert!(["Is it? yes\n", "Is it? no\n"].contains(&answer.as_str()), "{answer}");
+}
+
+#[test]
+fn constraints_that_cannot_be_followed() {
+    let schema = |text| failure(&["generate", "--json-schema", text], 1);
+    assert!(schema("nowhere.json").contains("--json-schema nowhere.json: "));
+    assert!(schema("{\"type\": 3}").starts_with("error: constraint: JSON schema: type must be"));
+    assert!(failure(&["generate", "--regex", "("], 1).contains("unclosed group"));
+    assert!(failure(&["generate", "--grammar", "nowhere.lark"], 1).contains("nowhere.lark"));
+    assert!(failure(&["generate", "--grammar", "LICENSE"], 1).starts_with("error: constraint: grammar: "));
+    assert!(failure(&["generate", "--regex", "a", "--json-schema", "{}"], 2).contains("cannot be used with"));
+    // What is written before a dead end is written.
+    let output = trion(&["generate", "-p", "x", "--regex", "ab[^\\s\\S]", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("error: dead end"));
+    let summary: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["stop"], "dead_end");
+}
+
+#[test]
+fn an_answer_follows_a_constraint() {
+    let directory = copy_golden("cli-chat-constraint", "bitnet_offline");
+    fs::write(directory.join("chat_template.jinja"), "{% for m in messages %}{{ m['content'] }}{% endfor %}").unwrap();
+    let answers = stdout(&trion_with_input(&["chat", &directory.to_string_lossy(), "--regex", "yes|no"], "Hi\nAnd?\n"));
+    assert!(answers.lines().count() == 2 && answers.lines().all(|a| ["yes", "no"].contains(&a)), "{answers}");
+}

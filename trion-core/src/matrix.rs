@@ -184,6 +184,19 @@ impl Matrix<'_> {
         self.shape()[0].div_ceil(TILE_ROWS)
     }
 
+    /// Row-blocks that a tile costs for one token: by how many more bytes it has than one of trits, and how much slower they
+    /// are computed with.
+    pub(crate) fn tile_cost(&self) -> usize {
+        match self {
+            Matrix::Ternary(_) => 1,
+            Matrix::Float(matrix) => match matrix.data() {
+                FloatData::I8 { .. } => 2,
+                FloatData::F16(_) | FloatData::Bf16(_) => 4,
+                FloatData::F32(_) => 8,
+            },
+        }
+    }
+
     /// The weights of a row as floats, into `out` of `cols` elements.
     #[inline(always)]
     pub(crate) fn row<S: Simd>(&self, simd: S, row: usize, out: &mut [f32]) {

@@ -10,6 +10,7 @@ const CANDIDATES: usize = 256;
 
 /// How a token is chosen. The steps, in order:
 ///
+/// 0. **Mask**, with [`Sampler::sample_masked`]: tokens that it forbids take no part in what follows.
 /// 1. **Repetition penalty**: the logit of each token of the recent history is divided by the penalty if positive,
 ///    multiplied if negative, once however often the token occurs (Keskar et al. 2019).
 /// 2. **Greedy**: at temperature 0 the largest logit wins; of equals, the smallest token.
@@ -125,18 +126,37 @@ impl Sampler {
     /// Chooses a token by its logit in `logits` `[vocab_size]`, given the tokens before it. A NaN counts as the smallest
     /// logit, and an empty slice gives token 0.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
+        self.choose(logits, history, |_| true).unwrap_or(0)
+    }
+
+    /// [`Sampler::sample`] among the tokens that `mask` allows: bit `token % 32` of word `token / 32` is set for those.
+    /// Tokens beyond the mask are not allowed. The mask comes first, so top-k and top-p count allowed tokens alone, and a
+    /// mask that allows everything gives what [`Sampler::sample`] gives.
+    ///
+    /// None if no token of the vocabulary is allowed; the generator is then as it was.
+    pub fn sample_masked(&mut self, logits: &[f32], history: &[u32], mask: &[u32]) -> Option<u32> {
+        let allowed = |token: u32| mask.get((token / 32) as usize).is_some_and(|word| word >> (token % 32) & 1 == 1);
+        self.choose(logits, history, allowed)
+    }
+
+    /// None if nothing is allowed.
+    fn choose(&mut self, logits: &[f32], history: &[u32], allowed: impl Fn(u32) -> bool + Copy) -> Option<u32> {
         let options = self.options;
         let recent = &history[history.len().saturating_sub(options.repetition_window)..];
-        let logits = logits.iter().enumerate().map(|(token, logit)| options.penalize(token as u32, *logit, recent));
+        let logits = logits
+            .iter()
+            .enumerate()
+            .filter(move |(token, _)| allowed(*token as u32))
+            .map(|(token, logit)| options.penalize(token as u32, *logit, recent));
         if options.temperature == 0.0 {
-            return largest(logits).token;
+            return largest(logits).map(|best| best.token);
         }
         if options.top_k == 0 && options.top_p >= 1.0 { self.draw_any(logits) } else { self.draw_some(logits) }
     }
 
     /// Draws from the whole vocabulary, less what min-p cuts off.
-    fn draw_any(&mut self, logits: impl Iterator<Item = Candidate> + Clone) -> u32 {
-        let best = largest(logits.clone());
+    fn draw_any(&mut self, logits: impl Iterator<Item = Candidate> + Clone) -> Option<u32> {
+        let best = largest(logits.clone())?;
         let (temperature, min_p) = (self.options.temperature, self.options.min_p);
         let weights = logits.map(|c| {
             let weight = exp_f32((c.logit - best.logit) / temperature);
@@ -146,14 +166,14 @@ impl Sampler {
         for (token, weight) in weights {
             left -= f64::from(weight);
             if left < 0.0 {
-                return token;
+                return Some(token);
             }
         }
-        best.token // rounding alone leads here
+        Some(best.token) // rounding alone leads here
     }
 
     /// Draws from the candidates that top-k, top-p and min-p leave.
-    fn draw_some(&mut self, logits: impl Iterator<Item = Candidate>) -> u32 {
+    fn draw_some(&mut self, logits: impl Iterator<Item = Candidate>) -> Option<u32> {
         let keep = if self.options.top_k == 0 { CANDIDATES } else { self.options.top_k };
         let mut candidates: Vec<Candidate, CANDIDATES> = Vec::new();
         for candidate in logits {
@@ -168,7 +188,7 @@ impl Sampler {
             // There is room: the list is shorter than `keep`, and `keep` is at most its capacity.
             let _ = candidates.insert(place, candidate);
         }
-        let Some(best) = candidates.first().copied() else { return 0 };
+        let best = candidates.first().copied()?;
         let mut total = 0.0_f64;
         for candidate in &mut candidates {
             candidate.weight = exp_f32((candidate.logit - best.logit) / self.options.temperature);
@@ -187,10 +207,10 @@ impl Sampler {
         for candidate in &candidates[..kept] {
             left -= f64::from(candidate.weight);
             if left < 0.0 {
-                return candidate.token;
+                return Some(candidate.token);
             }
         }
-        best.token // rounding alone leads here
+        Some(best.token) // rounding alone leads here
     }
 
     /// A number in [0, 1) with 53 random bits: `SplitMix64` (Steele, Lea and Flood 2014).
@@ -205,7 +225,101 @@ impl Sampler {
 }
 
 /// The candidate with the largest logit; of equals, the first.
-fn largest(logits: impl Iterator<Item = Candidate>) -> Candidate {
-    let none = Candidate { token: 0, logit: f32::NEG_INFINITY, weight: 0.0 };
-    logits.fold(none, |best, c| if c.logit > best.logit { c } else { best })
+fn largest(logits: impl Iterator<Item = Candidate>) -> Option<Candidate> {
+    logits.reduce(|best, c| if c.logit > best.logit { c } else { best })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOCABULARY: usize = 100;
+
+    /// Greedy, top-k, top-p, min-p, top-k with all others, and the draw from everything.
+    fn samplers() -> [Sampler; 6] {
+        let any = SamplerOptions { temperature: 1.0, seed: 5, repetition_penalty: 1.3, ..SamplerOptions::GREEDY };
+        [
+            SamplerOptions { temperature: 0.0, ..any },
+            SamplerOptions { top_k: 7, ..any },
+            SamplerOptions { top_p: 0.8, ..any },
+            SamplerOptions { min_p: 0.05, ..any },
+            SamplerOptions { top_k: 20, top_p: 0.9, min_p: 0.02, temperature: 0.7, ..any },
+            any,
+        ]
+        .map(|options| Sampler::new(options).unwrap())
+    }
+
+    fn logits(seed: u64) -> [f32; VOCABULARY] {
+        let mut random = Sampler::new(SamplerOptions { seed, ..SamplerOptions::GREEDY }).unwrap();
+        core::array::from_fn(|_| (random.uniform() * 8.0) as f32)
+    }
+
+    #[test]
+    fn a_mask_of_everything_changes_nothing() {
+        for mut plain in samplers() {
+            let mut masked = plain;
+            for round in 0..200 {
+                let (logits, history) = (logits(round), [3, 50, 99]);
+                let token = plain.sample(&logits, &history);
+                assert_eq!(masked.sample_masked(&logits, &history, &[u32::MAX; 4]), Some(token));
+                assert_eq!(masked, plain);
+            }
+        }
+    }
+
+    #[test]
+    fn only_allowed_tokens_are_drawn_and_all_of_them() {
+        // Beyond the mask of three words, 96 to 99 are forbidden.
+        let mask = [1 << 3, 0, 1 << 1 | 1 << 31];
+        let allowed = [3, 65, 95];
+        for mut sampler in samplers() {
+            let mut seen = [0; 3];
+            for round in 0..2000 {
+                let token = sampler.sample_masked(&logits(round), &[], &mask).unwrap();
+                seen[allowed.iter().position(|a| *a == token).unwrap()] += 1;
+            }
+            assert!(seen.iter().all(|count| *count > 200), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn the_mask_comes_before_truncation() {
+        let mut logits = [10.0; VOCABULARY];
+        logits[40] = -10.0;
+        logits[41] = -11.0;
+        let mask = [0, 1 << 8 | 1 << 9];
+        let options = SamplerOptions { temperature: 1.0, ..SamplerOptions::GREEDY };
+        for options in [
+            SamplerOptions { top_k: 1, ..options },
+            SamplerOptions { top_p: 0.01, ..options },
+            SamplerOptions { min_p: 0.9, ..options },
+            SamplerOptions::GREEDY,
+        ] {
+            let mut sampler = Sampler::new(options).unwrap();
+            assert_eq!(sampler.sample_masked(&logits, &[], &mask), Some(40));
+        }
+    }
+
+    #[test]
+    fn nothing_allowed_gives_none_and_draws_nothing() {
+        for mut sampler in samplers() {
+            let before = sampler;
+            // Bits beyond the vocabulary allow nothing.
+            for mask in [&[][..], &[0; 4], &[0, 0, 0, !0b1111], &[0, 0, 0, 0, 1]] {
+                assert_eq!(sampler.sample_masked(&[1.0; VOCABULARY], &[], mask), None);
+            }
+            assert_eq!(sampler.sample_masked(&[], &[], &[u32::MAX]), None);
+            assert_eq!(sampler, before);
+            assert_eq!(sampler.sample(&[], &[]), 0);
+        }
+    }
+
+    #[test]
+    fn an_allowed_token_is_found_among_logits_that_are_no_numbers() {
+        for mut sampler in samplers() {
+            for logit in [f32::NAN, f32::NEG_INFINITY, f32::INFINITY] {
+                assert_eq!(sampler.sample_masked(&[logit; VOCABULARY], &[], &[0, 0b100]), Some(34));
+            }
+        }
+    }
 }

@@ -52,6 +52,9 @@ pub enum Error {
     /// A chat template does not compile or refused the conversation.
     #[error("chat template: {0}")]
     ChatTemplate(String),
+    /// A grammar cannot be compiled, or a token does not follow it.
+    #[error("constraint: {0}")]
+    Constraint(String),
     /// An argument of a call is out of its range.
     #[error("{0}")]
     Argument(String),

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use trion_core::{CacheType, Kernel, Parallel, Sampler, SamplerOptions, SessionOptions};
 
+use crate::constraint::{Constraint, ConstraintState, Mask};
 use crate::error::Result;
 use crate::model::Model;
 use crate::session::Session;
@@ -16,6 +17,8 @@ pub struct GenerateOptions {
     pub max_tokens: usize,
     /// How each is chosen.
     pub sampler: SamplerOptions,
+    /// What the text must follow; its beginning is that of the new text, not of the prompt.
+    pub constraint: Option<Constraint>,
     /// Strings that end the text; they are not part of it.
     pub stop: Vec<String>,
     /// Whether the tokenizer adds its special tokens to the prompt. A chat template writes its own.
@@ -35,6 +38,7 @@ impl Default for GenerateOptions {
         GenerateOptions {
             max_tokens: 128,
             sampler: SamplerOptions::GREEDY,
+            constraint: None,
             stop: Vec::new(),
             add_special_tokens: true,
             stop_at_eos: true,
@@ -58,6 +62,11 @@ pub enum StopReason {
     StopString,
     /// The callback returned false.
     Cancelled,
+    /// The text is all that its constraint asks for.
+    Constraint,
+    /// No token continues the text as its constraint asks, or the constraint went beyond a bound. The text up to there
+    /// follows the constraint, but is not whole.
+    DeadEnd,
 }
 
 /// A text and how it came about.
@@ -83,7 +92,8 @@ pub struct Generated {
 /// A prompt without any token begins with the model's first token, as after a blank.
 ///
 /// # Errors
-/// When the model has no tokenizer, the prompt does not fit, or an option is outside its range.
+/// When the model has no tokenizer, the prompt does not fit, an option is outside its range, or the constraint was compiled
+/// for another model.
 pub fn generate(
     model: &Model,
     prompt: &str,
@@ -133,7 +143,7 @@ pub fn continue_session(
 ) -> Result<Generated> {
     let model = session.model().clone();
     let tokenizer = model.tokenizer()?;
-    let mut sampler = Sampler::new(options.sampler)?;
+    let mut choice = Choice::new(&model, options)?;
     let mut stream = TextStream::continuing(true);
     let mut stops = StopStrings::new(options.stop.clone());
     let mut generated = Generated {
@@ -150,9 +160,19 @@ pub fn continue_session(
 
     let start = Instant::now();
     while generated.tokens.len() < options.max_tokens {
-        let token = sampler.sample(session.logits().unwrap_or(&[]), session.tokens());
+        let token = match choice.next(session) {
+            Ok(token) => token,
+            Err(stop) => {
+                generated.stop = stop;
+                break;
+            }
+        };
         if options.stop_at_eos && model.eos_token_ids().contains(&token) {
             generated.stop = StopReason::EndOfText;
+            break;
+        }
+        if !choice.accept(token) {
+            generated.stop = StopReason::DeadEnd;
             break;
         }
         generated.tokens.push(token);
@@ -174,7 +194,10 @@ pub fn continue_session(
             session.evaluate(&[token], parallel)?;
         }
     }
-    if matches!(generated.stop, StopReason::MaxTokens | StopReason::Context | StopReason::EndOfText) {
+    if matches!(generated.stop, StopReason::MaxTokens | StopReason::Context) && choice.is_complete() {
+        generated.stop = StopReason::Constraint;
+    }
+    if !matches!(generated.stop, StopReason::StopString | StopReason::Cancelled) {
         let last = stops.push(stream.finish()).to_owned() + stops.finish();
         if !last.is_empty() {
             generated.text.push_str(&last);
@@ -183,4 +206,51 @@ pub fn continue_session(
     }
     generated.decode_time = start.elapsed();
     Ok(generated)
+}
+
+/// How the next token is found, and whether there is one.
+struct Choice {
+    sampler: Sampler,
+    state: Option<ConstraintState>,
+}
+
+impl Choice {
+    fn new(model: &Model, options: &GenerateOptions) -> Result<Self> {
+        if options.constraint.as_ref().is_some_and(|constraint| !constraint.belongs_to(model)) {
+            return Err(crate::Error::Argument("constraint: was compiled for another model".to_owned()));
+        }
+        Ok(Choice {
+            sampler: Sampler::new(options.sampler)?,
+            state: options.constraint.as_ref().map(Constraint::start).transpose()?,
+        })
+    }
+
+    /// The next token, or why there is none.
+    fn next(&mut self, session: &Session) -> std::result::Result<u32, StopReason> {
+        let (logits, history) = (session.logits().unwrap_or(&[]), session.tokens());
+        if let Some(state) = &mut self.state {
+            return match state.mask() {
+                Mask::Allowed(mask) => self.sampler.sample_masked(logits, history, mask).ok_or(StopReason::DeadEnd),
+                Mask::Complete => Err(StopReason::Constraint),
+                Mask::DeadEnd(_) => Err(StopReason::DeadEnd),
+            };
+        }
+        Ok(self.sampler.sample(logits, history))
+    }
+
+    /// Goes on by the token that was found. False if that cannot be followed, which is the case at a bound of the constraint.
+    fn accept(&mut self, token: u32) -> bool {
+        if let Some(state) = &mut self.state {
+            return state.accept(token).is_ok();
+        }
+        true
+    }
+
+    /// Whether nothing may follow.
+    fn is_complete(&mut self) -> bool {
+        if let Some(state) = &mut self.state {
+            return state.mask() == Mask::Complete;
+        }
+        false
+    }
 }

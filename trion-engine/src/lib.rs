@@ -34,12 +34,16 @@ mod session;
 #[cfg(feature = "text")]
 pub mod chat_template;
 #[cfg(feature = "text")]
+pub mod constraint;
+#[cfg(feature = "text")]
 mod generate;
 #[cfg(feature = "text")]
 pub mod text_stream;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
+#[cfg(feature = "text")]
+pub use constraint::{Constraint, ConstraintState, Grammar, Mask};
 pub use error::{Error, Result};
 #[cfg(feature = "text")]
 pub use generate::{GenerateOptions, Generated, StopReason, continue_session, generate, prompt_tokens};

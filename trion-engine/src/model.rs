@@ -66,6 +66,8 @@ struct Inner {
     tokenizer: Option<crate::tokenizer::Tokenizer>,
     #[cfg(feature = "text")]
     chat_template: Option<crate::chat_template::ChatTemplate>,
+    #[cfg(feature = "text")]
+    constraint_vocabulary: std::sync::OnceLock<Arc<crate::constraint::Vocabulary>>,
 }
 
 impl Model {
@@ -169,6 +171,8 @@ impl Model {
                 .map(|source| crate::chat_template::ChatTemplate::new(source))
                 .transpose()
                 .map_err(|e| Error::malformed(path, "chat_template", e.to_string()))?,
+            #[cfg(feature = "text")]
+            constraint_vocabulary: std::sync::OnceLock::new(),
             settings,
         })))
     }
@@ -241,6 +245,16 @@ impl Model {
     #[cfg(feature = "text")]
     pub fn chat_template(&self) -> Option<&crate::chat_template::ChatTemplate> {
         self.0.chat_template.as_ref()
+    }
+
+    /// The tokens as constraints want them, built by the first call.
+    #[cfg(feature = "text")]
+    pub(crate) fn constraint_vocabulary(&self) -> Result<Arc<crate::constraint::Vocabulary>> {
+        if let Some(vocabulary) = self.0.constraint_vocabulary.get() {
+            return Ok(vocabulary.clone());
+        }
+        let vocabulary = Arc::new(crate::constraint::Vocabulary::new(self)?);
+        Ok(self.0.constraint_vocabulary.get_or_init(|| vocabulary).clone())
     }
 }
 

@@ -69,6 +69,7 @@ impl Pool {
             let (shared, flag) = (Arc::clone(&pool.shared), Arc::clone(&asleep));
             let handle = thread::Builder::new()
                 .name(format!("trion-{n}"))
+                .stack_size(STACK) // or the standard library looks for a size in the environment
                 .spawn(move || shared.serve(&flag))
                 .map_err(|e| Error::Argument(format!("cannot start thread {n} of {threads}: {e}")))?;
             pool.workers.push(Worker { thread: handle.thread().clone(), handle: Some(handle), asleep });
@@ -76,6 +77,9 @@ impl Pool {
         Ok(pool)
     }
 }
+
+/// Bytes of a worker's stack: what the standard library takes where nobody says otherwise.
+const STACK: usize = 2 << 20;
 
 /// One thread for each physical core that this process may use.
 fn default_threads() -> usize {

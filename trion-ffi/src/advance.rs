@@ -108,8 +108,8 @@ impl trion_session {
     pub(crate) fn step(&self, budget: usize) -> Result<trion_event, Failure> {
         let mut inner = self.lock()?;
         let inner = &mut *inner;
-        if let Some(done) = inner.done {
-            return Ok(done);
+        if let Some(ended) = inner.ended {
+            return Ok(ended);
         }
         // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
         let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
@@ -128,28 +128,55 @@ impl Inner {
     /// Chooses the token after the sequence, from logits that are ready, and adds it.
     fn choose(&mut self) -> Result<trion_event, Failure> {
         if self.core.tokens().len() == self.core.options().context {
-            return Ok(self.end(trion_event::done(TRION_REASON_CONTEXT)));
+            return Ok(trion_event::done(TRION_REASON_CONTEXT));
         }
-        let logits = self.core.logits().unwrap_or(&[]);
-        let token = self.sampler.sample(logits, self.core.tokens());
-        let probability = if self.plan.probabilities { token_probability(logits, token) } else { 0.0 };
+        let token = match self.sample()? {
+            Ok(token) => token,
+            Err(reason) => return Ok(trion_event::done(reason)),
+        };
+        let probability = match self.core.logits() {
+            Some(logits) if self.plan.probabilities => token_probability(logits, token),
+            _ => 0.0,
+        };
         let chosen = trion_event { kind: TRION_EVENT_TOKEN, token, probability, ..trion_event::MORE };
         if !self.plan.ignore_end && self.loaded.model.eos_token_ids().contains(&token) {
-            return Ok(self.end(trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen }));
+            let ended = trion_event { kind: TRION_EVENT_DONE, reason: TRION_REASON_END, ..chosen };
+            self.ended = Some(ended);
+            return Ok(ended);
         }
         self.core.push(&[token])?;
         Ok(chosen)
     }
 
-    fn end(&mut self, event: trion_event) -> trion_event {
-        self.done = Some(event);
-        event
+    /// The next token, or why there is none.
+    fn sample(&mut self) -> Result<Result<u32, trion_reason>, Failure> {
+        let (logits, tokens) = (self.core.logits().unwrap_or(&[]), self.core.tokens());
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            return constraint.choose(&mut self.sampler, logits, tokens);
+        }
+        Ok(Ok(self.sampler.sample(logits, tokens)))
     }
 
     /// Appends tokens.
     pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
         self.core.push(tokens)?;
-        self.done = None;
+        self.ended = None;
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            constraint.pushed(self.core.tokens().len());
+        }
+        Ok(())
+    }
+
+    /// Forgets tokens.
+    fn rewind(&mut self, length: usize) -> Result<(), Failure> {
+        self.core.rewind(length)?;
+        self.ended = None;
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            constraint.rewound(length);
+        }
         Ok(())
     }
 }
@@ -231,7 +258,7 @@ pub unsafe extern "C" fn trion_session_run(
 /// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays; advancing again goes on. NULL does nothing. Any
 /// thread, at any time, from a signal handler too.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn trion_session_cancel(session: *const trion_session) {
+pub unsafe extern "C" fn trion_session_cancel(session: *mut trion_session) {
     // SAFETY: the header's rule for handles.
     if let Ok(session) = unsafe { handle(session) } {
         session.cancel.store(true, Ordering::Relaxed);
@@ -250,9 +277,6 @@ pub unsafe extern "C" fn trion_session_rewind(
 ) -> trion_status {
     call(error, || {
         // SAFETY: the header's rule for handles.
-        let mut session = unsafe { handle(session)? }.lock()?;
-        session.core.rewind(length)?;
-        session.done = None;
-        Ok(())
+        unsafe { handle(session)? }.lock()?.rewind(length)
     })
 }

@@ -94,8 +94,8 @@ pub unsafe extern "C" fn trion_session_candidates(
     })
 }
 
-/// Units that the next token costs at most, when it is computed alone: a little more with every position. A token of a
-/// prompt costs no more.
+/// Units that the next token costs when it is computed alone: more with every position. A token of a prompt costs no
+/// more.
 ///
 /// TRION_BUSY.
 #[unsafe(no_mangle)]
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn trion_session_token_units(
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? }.lock()?;
         let positions = session.core.tokens().len().saturating_add(1);
-        let row_blocks = Session::row_blocks_per_token(session.loaded.model.config(), positions);
+        let row_blocks = Session::row_blocks_per_token(session.loaded.model.core(), positions);
         out.write(row_blocks.div_ceil(ROW_BLOCKS_PER_UNIT));
         Ok(())
     })

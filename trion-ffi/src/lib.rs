@@ -29,6 +29,10 @@ pub mod inspect;
 pub mod state;
 
 #[cfg(feature = "text")]
-pub mod text;
-#[cfg(feature = "text")]
 pub mod tokenizer;
+
+#[cfg(feature = "text")]
+pub mod text;
+
+#[cfg(feature = "text")]
+pub mod constraint;

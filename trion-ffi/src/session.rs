@@ -108,8 +108,10 @@ pub(crate) struct Inner {
     pub(crate) loaded: Loaded,
     pub(crate) sampler: Sampler,
     pub(crate) plan: Plan,
-    /// Why there are no more tokens, until something changes.
-    pub(crate) done: Option<trion_event>,
+    #[cfg(feature = "text")]
+    pub(crate) constraint: Option<crate::constraint::Constrained>,
+    /// The model ended the text, by this event. Other reasons for an end are found again.
+    pub(crate) ended: Option<trion_event>,
 }
 
 /// What a session is made from.
@@ -178,7 +180,10 @@ impl Inner {
     /// Takes over what another session came to.
     pub(crate) fn copy_from(&mut self, other: &Inner) -> Result<(), Failure> {
         self.core.fork_from(&other.core)?;
-        (self.sampler, self.done) = (other.sampler, other.done);
+        self.sampler = other.sampler;
+        self.ended = other.ended.filter(|_| !self.plan.ignore_end);
+        #[cfg(feature = "text")]
+        self.constraint.clone_from(&other.constraint);
         Ok(())
     }
 }

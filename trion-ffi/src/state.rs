@@ -27,8 +27,7 @@ impl Inner {
         let options = self.sampler.options();
         let floats = [options.temperature, options.top_p, options.min_p, options.repetition_penalty];
         let words = [options.top_k as u64, options.repetition_window as u64, options.seed, self.sampler.state()];
-        let ended = self.done.filter(|done| done.reason == trion_reason::TRION_REASON_END);
-        let end = [u32::from(ended.is_some()), ended.map_or(0, |done| done.token)];
+        let end = [u32::from(self.ended.is_some()), self.ended.map_or(0, |ended| ended.token)];
         let mut bytes = MAGIC
             .into_iter()
             .chain(floats.into_iter().flat_map(f32::to_le_bytes))
@@ -63,8 +62,11 @@ impl Inner {
         };
         let sampler =
             Sampler::resume(options, word(3)).map_err(|_| refuse("saved state: its sampler is outside its range"))?;
-        let done = match end(0) {
+        let ended = match end(0) {
             0 => None,
+            1 if end(1) as usize >= self.loaded.model.config().vocab_size => {
+                return Err(refuse("saved state: the token that ended its text is not in the vocabulary"));
+            }
             1 => Some(trion_event {
                 kind: trion_event_kind::TRION_EVENT_DONE,
                 reason: trion_reason::TRION_REASON_END,
@@ -74,7 +76,12 @@ impl Inner {
             _ => return Err(refuse("saved state: its contents contradict each other")),
         };
         self.core.load(state)?;
-        (self.sampler, self.done) = (sampler, done);
+        self.sampler = sampler;
+        self.ended = ended.filter(|_| !self.plan.ignore_end);
+        #[cfg(feature = "text")]
+        {
+            self.constraint = None;
+        }
         Ok(())
     }
 }

@@ -161,6 +161,8 @@ fn status_of(error: &trion_engine::Error) -> trion_status {
             Core::State { .. } => TRION_STATE,
             _ => TRION_INVALID_ARGUMENT,
         },
+        #[cfg(feature = "text")]
+        Error::Constraint(_) => TRION_CONSTRAINT,
         _ => TRION_INVALID_ARGUMENT,
     }
 }

@@ -139,7 +139,15 @@ unsafe fn build(
             return Err(failure);
         }
     };
-    let inner = Inner { core, loaded: model.clone(), sampler, plan, done: None };
+    let inner = Inner {
+        core,
+        loaded: model.clone(),
+        sampler,
+        plan,
+        #[cfg(feature = "text")]
+        constraint: None,
+        ended: None,
+    };
     model.runtime.debug(format_args!("session: context {}, {size} bytes", plan.core.context));
     let place = block.cast::<trion_session>();
     // SAFETY: the block begins with room for the handle, aligned for it.

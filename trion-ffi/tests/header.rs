@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use cbindgen::{Builder, Config};
 
 /// Source files in the order of the header, with whether they need the text features.
-const SECTIONS: [(&str, bool); 11] = [
+const SECTIONS: [(&str, bool); 12] = [
     ("abi", false),
     ("status", false),
     ("runtime", false),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, bool); 11] = [
     ("state", false),
     ("tokenizer", true),
     ("text", true),
+    ("constraint", true),
 ];
 
 fn crate_directory() -> PathBuf {
@@ -100,7 +101,7 @@ fn header() -> String {
             sections.push_str("#endif /* TRION_NO_TEXT */\n\n");
         }
     }
-    template.replace("@SECTIONS@\n", sections.trim_end_matches('\n'))
+    template.replace("@SECTIONS@", sections.trim_end())
 }
 
 #[test]

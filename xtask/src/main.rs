@@ -79,7 +79,7 @@ fn lint() -> Outcome {
         run("cargo", &[&["clippy", "--all-targets", "--locked"], what, &["--", "-D", "warnings"]].concat())
     };
     clippy(&["--workspace"])?;
-    // Embedders of small programs leave these features out.
+    // Embedders of small programs leave the text features out.
     clippy(&["-p", "trion-engine", "--no-default-features"])?;
     clippy(&["-p", "trion-ffi", "--no-default-features"])?;
     run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])

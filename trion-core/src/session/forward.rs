@@ -92,21 +92,26 @@ const fn embed_cost(config: &Config) -> usize {
     1 + config.head_dim / 4
 }
 
+/// Row-blocks of a pass over a vector: a norm with quantisation, or the rotation of all heads.
+const fn vector_cost(elements: usize) -> usize {
+    1 + elements / 256
+}
+
 /// Row-blocks of one head of attention over `positions`.
 const fn attend_cost(positions: usize) -> usize {
     1 + positions / 32
 }
 
-/// Row-blocks of one token, alone, with `positions` up to its own, in a model whose every projection has a norm of its own.
-pub(super) const fn row_blocks_per_token(config: &Config, positions: usize) -> usize {
-    let mut block = 1_usize.saturating_add(config.num_attention_heads.saturating_mul(attend_cost(positions)));
-    let mut i = 0;
-    while i < Projection::ALL.len() {
-        block = block.saturating_add(1 + Projection::ALL[i].shape(config)[0].div_ceil(TILE_ROWS));
-        i += 1;
+/// Row-blocks of one token, alone, when it is number `positions` of its sequence.
+pub(super) fn row_blocks_per_token(model: &Model<'_>, positions: usize) -> usize {
+    let alone = Batch { tokens: 1, first: positions.saturating_sub(1), logits: 1 };
+    let mut sum = 0_usize;
+    for index in 0..alone.stages(model) {
+        let (layer, stage) = stage_at(model.config().num_hidden_layers, index);
+        let (units, cost) = alone.extent(model, layer, stage);
+        sum = sum.saturating_add(units.saturating_mul(cost));
     }
-    let head = 1 + config.vocab_size.div_ceil(TILE_ROWS);
-    block.saturating_mul(config.num_hidden_layers).saturating_add(embed_cost(config) + head)
+    sum
 }
 
 /// Whether a projection reads an input that is not the one prepared for the projection before it.
@@ -138,14 +143,14 @@ impl Session<'_, '_> {
                 let batch = (self.len - self.done).min(self.options.max_batch);
                 self.cursor = Cursor { batch, stage: 0, unit: 0 };
             }
-            let layers = self.model.config().num_hidden_layers;
-            let stages = 1 + layers * BLOCK.len() + if self.batch_logits() > 0 { 2 } else { 0 };
+            let batch = self.batch();
+            let stages = batch.stages(self.model);
             while self.cursor.stage < stages {
-                let (layer, stage) = stage_at(layers, self.cursor.stage);
-                let (units, cost) = self.extent(layer, stage);
+                let (layer, stage) = stage_at(self.model.config().num_hidden_layers, self.cursor.stage);
+                let (units, cost) = batch.extent(self.model, layer, stage);
                 let from = self.cursor.unit;
-                // At least one unit, or a small budget would never get anywhere.
-                let affordable = (budget / cost.max(1)).max(1);
+                // The last unit may cost more than what is left: so every call spends its budget, and a small one gets on too.
+                let affordable = budget.div_ceil(cost.max(1));
                 let to = units.min(from.saturating_add(affordable));
                 if from < to {
                     if budget == 0 {
@@ -177,37 +182,56 @@ impl Session<'_, '_> {
                 self.cursor.stage += 1;
                 self.cursor.unit = 0;
             }
-            let rows = self.batch_logits();
-            self.done += self.cursor.batch;
+            self.done += batch.tokens;
             self.cursor = Cursor::IDLE;
             if self.done == self.len {
-                self.logits_rows = rows;
+                self.logits_rows = batch.logits;
                 return Progress::Ready;
             }
         }
     }
 
-    /// Tokens of the batch under way that want logits: the last ones.
-    fn batch_logits(&self) -> usize {
-        let batch = self.cursor.batch;
-        match self.options.logits {
-            Logits::All => batch,
-            Logits::Last => usize::from(self.done + batch == self.len),
-        }
+    /// The batch under way.
+    fn batch(&self) -> Batch {
+        let tokens = self.cursor.batch;
+        let logits = match self.options.logits {
+            Logits::All => tokens,
+            Logits::Last => usize::from(self.done + tokens == self.len),
+        };
+        Batch { tokens, first: self.done, logits }
+    }
+}
+
+/// Tokens that go through the model together.
+struct Batch {
+    tokens: usize,
+    /// Position of the first.
+    first: usize,
+    /// How many want logits: the last ones.
+    logits: usize,
+}
+
+impl Batch {
+    fn stages(&self, model: &Model<'_>) -> usize {
+        1 + model.config().num_hidden_layers * BLOCK.len() + if self.logits > 0 { 2 } else { 0 }
     }
 
     /// Units of a stage, and the row-blocks that each costs.
-    fn extent(&self, layer: usize, stage: Stage) -> (usize, usize) {
-        let batch = self.cursor.batch;
+    fn extent(&self, model: &Model<'_>, layer: usize, stage: Stage) -> (usize, usize) {
+        let (tokens, config) = (self.tokens, model.config());
+        let layer = &model.layers()[layer];
         match stage {
-            Stage::Embed => (batch, embed_cost(self.model.config())),
-            Stage::Rotate => (batch, 1),
-            Stage::Prepare(p) if needs_input(&self.model.layers()[layer], p) => (batch, 1),
+            Stage::Embed => (tokens, embed_cost(config)),
+            Stage::Rotate => (tokens, vector_cost(config.query_size() + config.key_value_size())),
+            Stage::Prepare(p) if needs_input(layer, p) => (tokens, vector_cost(p.shape(config)[1])),
             Stage::Prepare(_) => (0, 1),
-            Stage::Multiply(p) => (self.model.layers()[layer].projection(p).matrix.tiles(), batch),
-            Stage::Attend => (batch * self.model.config().num_attention_heads, attend_cost(self.done + batch)),
-            Stage::PrepareHead => (self.batch_logits(), 1),
-            Stage::MultiplyHead => (self.model.head().tiles(), self.batch_logits()),
+            Stage::Multiply(p) => {
+                let matrix = &layer.projection(p).matrix;
+                (matrix.tiles(), tokens * matrix.tile_cost())
+            }
+            Stage::Attend => (tokens * config.num_attention_heads, attend_cost(self.first + tokens)),
+            Stage::PrepareHead => (self.logits, vector_cost(config.hidden_size)),
+            Stage::MultiplyHead => (model.head().tiles(), self.logits * model.head().tile_cost()),
         }
     }
 }

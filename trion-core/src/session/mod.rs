@@ -77,10 +77,10 @@ impl<'m, 'b> Session<'m, 'b> {
         memory::bytes(config, options)
     }
 
-    /// Row-blocks that one token costs at most, when it is alone and is number `positions` of its sequence: the unit of
+    /// Row-blocks that one token costs when it is alone and is number `positions` of its sequence: the unit of
     /// [`Session::advance`]'s budget. A token of a prompt costs the same, less the head's share.
-    pub const fn row_blocks_per_token(config: &Config, positions: usize) -> usize {
-        forward::row_blocks_per_token(config, positions)
+    pub fn row_blocks_per_token(model: &Model<'_>, positions: usize) -> usize {
+        forward::row_blocks_per_token(model, positions)
     }
 
     /// A session without tokens, in `buffer` of at least [`Session::bytes`], at any address.
@@ -152,8 +152,9 @@ impl<'m, 'b> Session<'m, 'b> {
 
     /// Computes tokens that were pushed, for at most `budget` row-blocks or the smallest possible step beyond.
     ///
-    /// A row-block is 32 rows of a matrix, a norm, or up to 32 positions of one head of attention, for one token. The same
-    /// calls do the same work everywhere, and no division into calls changes a bit of the result. `usize::MAX` computes all.
+    /// A row-block is 32 rows of a ternary matrix, 4 to 16 rows of a float one, a pass over 256 elements, or 32 positions of
+    /// one head of attention, for one token. The same calls do the same work everywhere, and no division into calls changes a bit of the result. `usize::MAX`
+    /// computes all.
     ///
     /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the tokens
     /// stay pushed, and the next call begins their batch again.

@@ -1,0 +1,229 @@
+// What the objects of trion.hpp own, share and give back, and that they come to what the C calls come to.
+#include "check.hpp"
+#include "objects.hpp"
+
+#include <trion.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <type_traits>
+
+namespace {
+
+constexpr std::string_view prompt = "It was a dark night, and";
+
+static_assert(std::is_nothrow_move_constructible_v<trion::runtime> && !std::is_copy_constructible_v<trion::runtime>);
+static_assert(std::is_nothrow_move_constructible_v<trion::model> && std::is_nothrow_copy_constructible_v<trion::model>);
+static_assert(std::is_nothrow_move_constructible_v<trion::session> && !std::is_copy_constructible_v<trion::session>);
+static_assert(std::is_nothrow_move_constructible_v<trion::text> && !std::is_copy_constructible_v<trion::text>);
+static_assert(std::is_nothrow_move_assignable_v<trion::model> && std::is_nothrow_move_assignable_v<trion::session>);
+static_assert(std::is_nothrow_move_assignable_v<trion::runtime> && std::is_nothrow_move_assignable_v<trion::text>);
+
+/** Itself, by a way that compilers do not warn of. */
+template <class T>
+T& same(T& object) {
+    return object;
+}
+
+trion::session_options small() {
+    trion::session_options options;
+    options.context = 64;
+    return options;
+}
+
+std::vector<trion::token> chosen(trion::session& session, std::size_t count) {
+    std::vector<trion::token> tokens;
+    while (tokens.size() < count) {
+        const trion::event event = session.advance(trion::unlimited);
+        CHECK(event.kind == TRION_EVENT_TOKEN);
+        tokens.push_back(event.token);
+    }
+    return tokens;
+}
+
+void handles(const char* path) {
+    trion::model model = trion::model::open(path);
+    const trion::model copy = model;
+    CHECK(copy.get() == model.get());
+    model = same(model);
+    model = std::move(same(model));
+    CHECK(copy.get() == model.get());
+
+    trion::session session = trion::session::make(model, small());
+    model = trion::model();
+    CHECK(model.get() == nullptr);
+    session.push_text(prompt);
+    session = std::move(same(session));
+    trion::session moved = std::move(session);
+    CHECK(session.get() == nullptr);
+    trion::session fork = moved.fork();
+    CHECK(chosen(moved, 4) == chosen(fork, 4));
+    fork.push({1, 2, 3});
+    CHECK(fork.tokens().size() == moved.tokens().size() + 3);
+    moved.assign(fork);
+    CHECK(fork.tokens().size() == moved.tokens().size());
+    moved = std::move(fork);
+    CHECK(chosen(moved, 1).size() == 1);
+
+    trion::text text = trion::text::make(copy);
+    text = std::move(same(text));
+    trion::text writing = std::move(text);
+    CHECK(!writing.push(copy.encode(" night", TRION_ENCODE_PLAIN)[0]).text.empty());
+}
+
+/** Sessions outlive models and runtimes, and callables outlive them all. */
+void order(const char* path) {
+    struct Parts {
+        trion::session session;
+        trion::text text;
+    };
+    bool gone = false;
+    struct Flag {
+        bool* gone;
+        explicit Flag(bool* out) : gone(out) {}
+        ~Flag() { *gone = true; }
+    };
+    auto flag = std::make_shared<Flag>(&gone);
+    std::size_t lines = 0;
+    {
+        Parts parts = [&] {
+            trion::runtime runtime = trion::runtime::make(
+                trion::runtime_options()
+                    .jobs(2, [flag = std::move(flag)](std::size_t count, trion::task task) {
+                        for (std::size_t index = 0; index < count; ++index) task(index);
+                    })
+                    .log([&](trion_log_level, std::string_view line) { lines += !line.empty(); }, TRION_LOG_DEBUG));
+            const trion::model model = trion::model::open(path, runtime);
+            runtime = trion::runtime();
+            return Parts{trion::session::make(model, small()), trion::text::make(model)};
+        }();
+        CHECK(lines == 2);
+        parts.session.push_text(prompt);
+        CHECK(parts.text.push(chosen(parts.session, 1)[0]).text.size() > 0);
+        parts.session = parts.session.fork();
+        CHECK(lines == 3 && !gone);
+        chosen(parts.session, 1);
+        parts.session = trion::session();
+        CHECK(!gone);
+    }
+    CHECK(gone);
+}
+
+void same_as_c(const char* path) {
+    const trion::model model = trion::model::open(path);
+    const trion::model_info info = model.info();
+    CHECK(info.vocab_size > 0 && info.has_tokenizer == 1);
+    const std::vector<trion::token> tokens = model.encode(prompt);
+    std::array<trion::token, 64> plain{};
+    std::size_t count = 0;
+    CHECK(trion_model_encode(model.get(), prompt.data(), prompt.size(), 0, plain.data(), plain.size(), &count,
+                             nullptr) == TRION_OK);
+    CHECK(tokens == std::vector<trion::token>(plain.begin(), plain.begin() + static_cast<std::ptrdiff_t>(count)));
+    CHECK(model.decode(tokens, TRION_DECODE_SKIP_SPECIAL).find(prompt) != std::string::npos);
+    CHECK(model.encode("", TRION_ENCODE_PLAIN).empty() && model.decode({}).empty());
+
+    trion::session_options options = small();
+    options.probabilities = 1;
+    trion::sampler_options sampler;
+    sampler.temperature = 0.8F;
+    sampler.top_k = 40;
+    sampler.seed = 7;
+    trion::session session = trion::session::make(model, options);
+    session.set_sampler(sampler);
+    session.push(tokens);
+    trion_session* c = nullptr;
+    CHECK(trion_session_new(model.get(), &options, nullptr, &c, nullptr) == TRION_OK);
+    CHECK(trion_session_set_sampler(c, &sampler, nullptr) == TRION_OK);
+    CHECK(trion_session_push(c, tokens.data(), tokens.size(), nullptr) == TRION_OK);
+    CHECK(session.token_units() > 0);
+    for (int step = 0; step < 12; ++step) {
+        trion_event event{};
+        do CHECK(trion_session_advance(c, 50, &event) == TRION_OK);
+        while (event.kind == TRION_EVENT_MORE);
+        const trion::event ours = session.advance(trion::unlimited);
+        CHECK(ours.kind == event.kind && ours.token == event.token && ours.probability == event.probability);
+        const std::vector<trion::candidate> best = session.candidates(3);
+        CHECK(best.size() == 3 && best[0].probability >= best[2].probability);
+        CHECK(session.logits().size() == info.vocab_size);
+    }
+    trion_session_free(c);
+
+    session.rewind(tokens.size());
+    CHECK(session.tokens().size() == tokens.size() && session.tokens()[0] == tokens[0]);
+    session.set_sampler();
+    session.rewind(tokens.size() - 1);
+    session.push({tokens.back()});
+    std::string streamed;
+    trion::text text = trion::text::make(model, {{" the", "\n"}, false, false});
+    const trion_stop stop = trion::generate(session, text, 30, [&](std::string_view piece) { streamed += piece; });
+    CHECK(stop == TRION_STOP_STRING && streamed.find(" the") == std::string::npos);
+    CHECK(trion::generate(session, 5, [](std::string_view) { return false; }) == TRION_STOP_CANCELLED);
+    const trion::event last = session.run(10, [](const trion::event& event) { return event.kind == TRION_EVENT_MORE; });
+    CHECK(last.reason == TRION_REASON_CANCELLED);
+    session.cancel();
+    CHECK(session.advance(trion::unlimited).reason == TRION_REASON_CANCELLED);
+}
+
+void states_and_memory(const char* path) {
+    std::ifstream file(path, std::ios::binary);
+    const std::vector<char> content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    std::size_t at = 0;
+    const auto reader = [&](void* buffer, std::size_t size) {
+        const std::size_t step = std::min(size, content.size() - at);
+        std::memcpy(buffer, content.data() + at, step);
+        at += step;
+        return step;
+    };
+    const trion::model read = trion::model::read(reader, content.size());
+    const trion::model model = trion::model::copy(content.data(), content.size());
+
+    std::vector<std::byte> buffer(trion::session::size(model, small()));
+    trion::session in_buffer = trion::session::init(model, small(), buffer.data(), buffer.size());
+    in_buffer.push_text(prompt);
+    chosen(in_buffer, 3);
+    const std::vector<std::byte> saved = in_buffer.save();
+    CHECK(saved.size() == in_buffer.saved_size());
+
+    struct Counting {
+        std::size_t blocks = 0, bytes = 0, all = 0;
+        void* allocate(std::size_t size, std::size_t alignment) {
+            ++blocks, ++all, bytes += size;
+            return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+        }
+        void deallocate(void* memory, std::size_t size, std::size_t) noexcept {
+            --blocks, bytes -= size;
+            std::free(memory);
+        }
+    } counting;
+    const trion_allocator allocator = trion::allocator_from(counting);
+    {
+        trion::session first = trion::session::make(model, small(), &allocator);
+        CHECK(counting.blocks == 1 && counting.bytes <= buffer.size());
+        first.load(saved);
+        trion::session second = first.fork(&allocator);
+        std::vector<std::byte> other(buffer.size());
+        trion::session third = first.fork_init(other.data(), other.size());
+        CHECK(counting.blocks == 2);
+        const std::vector<trion::token> tokens = chosen(in_buffer, 5);
+        CHECK(tokens == chosen(first, 5) && tokens == chosen(second, 5) && tokens == chosen(third, 5));
+        first = std::move(second);
+        CHECK(counting.blocks == 1);
+        trion::session reread = trion::session::make(read, small());
+        reread.push(in_buffer.tokens());
+        CHECK(chosen(reread, 2) == chosen(in_buffer, 2));
+    }
+    CHECK(counting.blocks == 0 && counting.bytes == 0 && counting.all == 2);
+}
+
+} // namespace
+
+void objects(const char* path) {
+    handles(path);
+    order(path);
+    same_as_c(path);
+    states_and_memory(path);
+}
