@@ -1,4 +1,4 @@
-# A release serves a request for the same major and minor, or, from 1.0 on, for the same major, and for no newer release.
+# A release serves a request for itself or an older one of the same major and minor; from 1.0 on, of the same major.
 
 include("${CMAKE_CURRENT_LIST_DIR}/trion-installation.cmake")
 set(PACKAGE_VERSION "${_trion_version}")

@@ -37,3 +37,18 @@ pub extern "C" fn trion_version() -> *const c_char {
 pub extern "C" fn trion_features() -> u32 {
     if cfg!(feature = "text") { TRION_FEATURE_TEXT } else { 0 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::TRION_ABI_VERSION;
+
+    #[test]
+    fn the_installed_file_is_named_after_the_interface() {
+        let (major, minor) = (TRION_ABI_VERSION >> 16, TRION_ABI_VERSION & 0xffff);
+        let expected = format!("\nversion = \"{major}.{minor}.0\"\nversion_suffix_components = 1\n");
+        assert!(
+            include_str!("../Cargo.toml").contains(&expected),
+            "Cargo.toml, [package.metadata.capi.library]: {expected}"
+        );
+    }
+}

@@ -11,7 +11,7 @@ use crate::{Outcome, root, run, run_with};
 /// Pinned, since the layout of an installation is its doing.
 const CARGO_C: &str = "0.10.24+cargo-0.98.0";
 
-/// What the shared library may need, by the beginnings of names: the C library, its mathematics, the unwinder, the loader.
+/// What the shared library may need, by the beginnings of names: the C library, mathematics, the unwinder, the loader.
 const NEEDED: [&str; 4] = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
 
 /// A build of the library.
