@@ -30,6 +30,11 @@ fn outcome(model: &Model, grammar: Grammar<'_>) -> Option<String> {
     result
 }
 
+/// `length` pieces of text.
+fn chain(link: fn(usize) -> String, length: usize) -> String {
+    (0..length).map(link).collect()
+}
+
 #[test]
 fn wrong_grammars_are_refused_with_a_reason() {
     let model = bytes_model("wrong", |_, _| ());
@@ -40,7 +45,7 @@ fn wrong_grammars_are_refused_with_a_reason() {
     let (long_regex, long_lark) = ("a".repeat((1 << 16) + 1), " ".repeat((1 << 16) + 1));
     let long_schema = " ".repeat((1 << 17) + 1);
     let long_pattern = format!("{{\"pattern\": \"{}\"}}", "a".repeat((1 << 14) + 1));
-    let many_optional = (0..8000).map(|i| format!("\"p{i}\":{{}},")).collect::<String>();
+    let many_optional = chain(|i| format!("\"p{i}\":{{}},"), 8000);
     let many_optional = format!("{{\"properties\":{{{many_optional}\"z\":{{}}}}}}");
     let cases = [
         (Grammar::JsonSchema(""), "EOF"),
@@ -114,7 +119,6 @@ fn wrong_grammars_are_refused_with_a_reason() {
 #[test]
 fn grammars_that_ask_for_much_stay_within_bounds() {
     let model = bytes_model("much", |_, _| ());
-    let chain = |link: fn(usize) -> String, length: usize| (0..length).map(link).collect::<String>();
     let rules = chain(|i| format!("r{i}:r{}\n", i + 1), 5000) + "r5000:\"b\"\nstart:r0\n";
     let terminals = chain(|i| format!("A{i}:((((A{}))))\n", i + 1), 3000) + "A3000:\"b\"\nstart:A0\n";
     let references = chain(|i| format!("\"d{i}\":{{\"allOf\":[{{\"$ref\":\"#/$defs/d{}\"}},{{}}]}},", i + 1), 2500);

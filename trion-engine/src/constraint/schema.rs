@@ -44,7 +44,7 @@ impl Found {
                 check_string(key)?;
                 match (key.as_str(), value) {
                     ("properties" | "patternProperties", Value::Object(properties)) => {
-                        self.properties += properties.len()
+                        self.properties += properties.len();
                     }
                     ("multipleOf", Value::Number(number)) => self.multiples.extend(number.as_f64()),
                     _ => {}
