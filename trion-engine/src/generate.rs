@@ -226,7 +226,6 @@ impl Choice {
     }
 
     /// The next token, or why there is none.
-    #[cfg_attr(not(feature = "constraint"), expect(clippy::unnecessary_wraps))]
     fn next(&mut self, session: &Session) -> std::result::Result<u32, StopReason> {
         let (logits, history) = (session.logits().unwrap_or(&[]), session.tokens());
         if let Some(state) = &mut self.state {

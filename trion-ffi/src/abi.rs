@@ -23,7 +23,12 @@ pub extern "C" fn trion_abi_version() -> u32 {
 /// thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn trion_abi_is_compatible(wanted: u32) -> c_int {
-    c_int::from(wanted >> 16 == TRION_ABI_VERSION >> 16 && wanted & 0xffff <= TRION_ABI_VERSION & 0xffff)
+    c_int::from(serves(TRION_ABI_VERSION, wanted))
+}
+
+/// Whether a library of one version serves a program of another.
+fn serves(library: u32, wanted: u32) -> bool {
+    library >> 16 == wanted >> 16 && library & 0xffff >= wanted & 0xffff
 }
 
 /// The release of the library, such as "0.1.0". The text is constant. Any thread.
@@ -40,7 +45,7 @@ pub extern "C" fn trion_features() -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::TRION_ABI_VERSION;
+    use super::{TRION_ABI_VERSION, serves};
 
     #[test]
     fn the_installed_file_is_named_after_the_interface() {
@@ -50,5 +55,19 @@ mod tests {
             include_str!("../Cargo.toml").contains(&expected),
             "Cargo.toml, [package.metadata.capi.library]: {expected}"
         );
+    }
+
+    #[test]
+    fn a_library_serves_its_major_and_smaller_minors() {
+        let version = |major: u32, minor: u32| (major << 16) | minor;
+        for (library, wanted, expected) in [
+            (version(1, 0), version(1, 0), true),
+            (version(1, 3), version(1, 2), true),
+            (version(1, 3), version(1, 4), false),
+            (version(2, 3), version(1, 2), false),
+            (version(1, 3), version(2, 2), false),
+        ] {
+            assert_eq!(serves(library, wanted), expected, "{library:x} {wanted:x}");
+        }
     }
 }

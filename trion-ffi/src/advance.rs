@@ -166,6 +166,7 @@ impl Inner {
     }
 
     /// The next token, or why there is none.
+    #[cfg_attr(not(feature = "text"), expect(clippy::unnecessary_wraps, reason = "constraints can fail"))]
     fn sample(&mut self) -> Result<Result<u32, trion_reason>, Failure> {
         let (logits, tokens) = (self.core.logits().unwrap_or(&[]), self.core.tokens());
         #[cfg(feature = "text")]

@@ -7,6 +7,10 @@
 #![allow(unsafe_code)]
 // The names are those of the header.
 #![allow(non_camel_case_types)]
+// Variants begin with the name of their enum, as C wants it.
+#![allow(clippy::enum_glob_use)]
+// Comments are those of the header, without the marks of Rust's documentation.
+#![allow(clippy::doc_markdown)]
 // The header states what callers must hold to, once and for all functions.
 #![allow(clippy::missing_safety_doc)]
 

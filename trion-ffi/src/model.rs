@@ -162,7 +162,7 @@ pub unsafe extern "C" fn trion_model_borrow(
     error: Option<&mut MaybeUninit<trion_error>>,
 ) -> trion_status {
     make(runtime, model, error, || {
-        if data.addr() % 64 != 0 {
+        if !data.addr().is_multiple_of(64) {
             return Err(Failure::argument("data does not lie at a multiple of 64"));
         }
         // SAFETY: the caller promises that the bytes outlive the model, for which `'static` stands.

@@ -200,7 +200,10 @@ struct Message<'a> {
 impl Write for Message<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let room = self.out.len() - 1 - self.length;
-        let fits = text.floor_char_boundary(room);
+        let mut fits = text.len().min(room);
+        while !text.is_char_boundary(fits) {
+            fits -= 1;
+        }
         for (to, byte) in self.out[self.length..].iter_mut().zip(&text.as_bytes()[..fits]) {
             *to = *byte as c_char;
         }

@@ -1,5 +1,6 @@
 //! `include/trion.h` is the one that the sources make: `cargo xtask header` writes it, and this test compares.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +67,7 @@ fn tidy(fragment: &str) -> String {
         let (line, text) = (lines[i], lines.get(i + 1).and_then(|line| line.trim_start().strip_prefix("* ")));
         match (line.trim_start(), text, lines.get(i + 2).map(|line| line.trim_start())) {
             ("/**", Some(text), Some("*/")) if line.len() + text.len() + 4 <= 120 => {
-                out.push_str(&format!("{line} {text} */\n"));
+                writeln!(out, "{line} {text} */").expect("a string takes text");
                 i += 3;
             }
             _ => {
