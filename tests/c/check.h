@@ -11,8 +11,8 @@
 
 #include <trion.h>
 
-/* What the library said last. A function that runs on several threads has a variable of its own by this name. */
-static trion_error error;
+/* What the library said last, on this thread. */
+static __thread trion_error error;
 
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \

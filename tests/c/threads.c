@@ -225,8 +225,7 @@ static void *play(void *user) {
     player *player = user;
     trion_session_options options = {.struct_size = sizeof options};
     trion_session *session;
-    /* Made, used and freed on this thread; the one variable for words is not for several. */
-    trion_error error;
+    /* Made, used and freed on this thread. */
     options.ignore_end = 1;
     CHECK_OK(trion_session_new(player->model, &options, NULL, &session, &error));
     player->trace = run(session, player->vocab_size, player->seed);
