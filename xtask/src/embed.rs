@@ -71,10 +71,12 @@ pub(crate) fn embed() -> Outcome {
     for (variant, options, tools) in VARIANTS {
         project("tests/c", variant, &prefix, options, tools)?;
     }
-    for source in ["examples/c", "examples/cpp"] {
-        project(source, "shared", &prefix, &["-DTRION_LINK=shared"], &[])?;
-        project(source, "static", &prefix, &["-DTRION_LINK=static"], &[])?;
+    // The tests in C++ read the documents with Python.
+    for (source, tools) in [("tests/cpp", &["python3"][..]), ("examples/c", &[]), ("examples/cpp", &[])] {
+        project(source, "shared", &prefix, &["-DTRION_LINK=shared"], tools)?;
+        project(source, "static", &prefix, &["-DTRION_LINK=static"], tools)?;
     }
+    project("tests/cpp", "sanitizers", &prefix, &["-DTRION_LINK=static", "-DTRION_SANITIZE=ON"], &["python3"])?;
     if have(&["love", "xvfb-run"])? {
         run("sh", &["examples/game/test.sh", &prefix.to_string_lossy()])?;
     }
@@ -107,10 +109,11 @@ fn package(build: &Build, prefix: &Path) -> Outcome {
     Ok(())
 }
 
-/// Makes one object of the static library, in which only the functions of trion.h can be seen.
+/// Makes both libraries anew from one object, in which only the functions of trion.h can be seen.
 ///
-/// Every static library that a Rust compiler makes has the standard library in it, and a program with two of them would
-/// not link. What goes besides is copies of the code in forms that only compilers and debuggers read.
+/// Functions that other crates have for C would be seen in the shared library too. And every static library that a Rust
+/// compiler makes has the standard library in it, so that a program with two of them would not link. What goes besides
+/// is copies of the code in forms that only compilers and debuggers read.
 fn seal(libraries: &Path) -> Outcome {
     let (archive, object) = (libraries.join("libtrion.a"), libraries.join("trion.o"));
     let (archive, object) = (archive.to_string_lossy(), object.to_string_lossy());
@@ -119,6 +122,18 @@ fn seal(libraries: &Path) -> Outcome {
     run("objcopy", &[&without[..], &["--wildcard", "--keep-global-symbol=trion_*", &object]].concat())?;
     fs::remove_file(&*archive).map_err(|e| format!("{archive}: {e}"))?;
     run("ar", &["rcs", &archive, &object])?;
+
+    // The link points to the file with the full version.
+    let shared = libraries.join("libtrion.so");
+    let shared = fs::canonicalize(&shared).map_err(|e| format!("{}: {e}", shared.display()))?;
+    let shared = shared.to_string_lossy();
+    let soname = format!("-Wl,-soname,{}", dynamic_entries(&shared, "SONAME")?.join(" "));
+    let flags = "-Wl,--gc-sections,--strip-all,--as-needed,-z,defs,-z,relro,-z,now";
+    let pc = libraries.join("pkgconfig/trion.pc");
+    let pc = fs::read_to_string(&pc).map_err(|e| format!("{}: {e}", pc.display()))?;
+    let system = pc.lines().find_map(|line| line.strip_prefix("Libs.private:")).unwrap_or_default();
+    let system: Vec<&str> = system.split_whitespace().collect();
+    run("cc", &[&["-shared", "-o", &shared, &object, &soname, flags], &system[..]].concat())?;
     fs::remove_file(&*object).map_err(|e| format!("{object}: {e}"))
 }
 
@@ -152,13 +167,8 @@ fn check(build: &Build, prefix: &Path) -> Outcome {
     let library = shared.to_string_lossy();
     let shared_symbols = symbols(&["--dynamic", &library])?;
     let archive_symbols = symbols(&["--extern-only", &archive.to_string_lossy()])?;
-    let dynamic = output("readelf", &["--dynamic", "--wide", &library])?;
-    // The lines have the form `0x1 (NEEDED)  Shared library: [libc.so.6]`.
-    let entries = |tag: &str| -> Vec<&str> {
-        let lines = dynamic.lines().filter(|line| line.contains(tag));
-        lines.filter_map(|line| line.split_once('[')?.1.split_once(']')).map(|(name, _)| name).collect()
-    };
-    let (soname, needed) = (entries("(SONAME)"), entries("(NEEDED)"));
+    let soname = dynamic_entries(&library, "SONAME")?;
+    let needed = dynamic_entries(&library, "NEEDED")?;
 
     println!("{:6}  {:11}  {:>10}  {:>10}", "build", "file", "bytes", "at most");
     println!("{:6}  {:11}  {shared_size:>10}  {:>10}", build.name, "libtrion.so", build.limit);
@@ -182,6 +192,14 @@ fn check(build: &Build, prefix: &Path) -> Outcome {
         return Err(format!("the soname is {}, expected {expected}", soname.join(" ")));
     }
     Ok(())
+}
+
+/// What a shared library says of itself under a tag.
+fn dynamic_entries(library: &str, tag: &str) -> Result<Vec<String>, String> {
+    // The lines have the form `0x1 (NEEDED)  Shared library: [libc.so.6]`.
+    let (dynamic, tag) = (output("readelf", &["--dynamic", "--wide", library])?, format!("({tag})"));
+    let lines = dynamic.lines().filter(|line| line.contains(&tag));
+    Ok(lines.filter_map(|line| Some(line.split_once('[')?.1.split_once(']')?.0.to_owned())).collect())
 }
 
 /// The names that a library defines for others, in order.
