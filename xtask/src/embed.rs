@@ -8,6 +8,9 @@ use std::process::Command;
 
 use crate::{Outcome, root, run, run_with};
 
+/// For which the compiler comes with the runtime of `ThreadSanitizer`.
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
 /// Pinned, since the layout of an installation is its doing.
 const CARGO_C: &str = "0.10.24+cargo-0.98.0";
 
@@ -80,7 +83,52 @@ pub(crate) fn embed() -> Outcome {
     if have(&["love", "xvfb-run"])? {
         run("sh", &["examples/game/test.sh", &prefix.to_string_lossy()])?;
     }
-    Ok(())
+    race()
+}
+
+/// Runs the C test of threads with the library and the test watched by `ThreadSanitizer`. The standard library is not
+/// compiled anew for it, so races in there would not be seen.
+pub(crate) fn race() -> Outcome {
+    if !have(&["clang"])? {
+        return Ok(());
+    }
+    let objects = target().join("race");
+    fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
+    let place = |name: &str| objects.join(name).to_string_lossy().into_owned();
+    // The flags are not stable ones.
+    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
+    let environment = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", flags), ("CARGO_TARGET_DIR", &*place("cargo"))];
+    let build = ["build", "--locked", "--package", "trion-ffi", "--no-default-features", "--target", TRIPLE];
+    run_with(&environment, "cargo", &build)?;
+    let sources = ["threads", "support"].map(|name| (format!("tests/c/{name}.c"), place(&format!("{name}.o"))));
+    for (source, object) in &sources {
+        let flags = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-DTRION_NO_TEXT", "-g", "-O1", "-fsanitize=thread"];
+        run("clang", &[&flags[..], &["-Iinclude", "-c", source, "-o", object]].concat())?;
+    }
+    // The compiler's own runtime, since clang's may be older than the code that rustc makes.
+    let sysroot = output("rustc", &["--print", "sysroot"])?;
+    let runtime = format!("{}/lib/rustlib/{TRIPLE}/lib/librustc-stable_rt.tsan.a", sysroot.trim());
+    let library = place(&format!("cargo/{TRIPLE}/debug/libtrion.a"));
+    let (program, [(_, threads), (_, support)]) = (place("threads"), &sources);
+    let runtime = ["-Wl,--whole-archive", &runtime, "-Wl,--no-whole-archive"];
+    let system = ["-no-pie", "-lpthread", "-ldl", "-lm", "-lrt"];
+    let objects = ["-o", &program, threads, support, &library];
+    run("clang", &[&objects[..], &runtime, &system].concat())?;
+    run(&program, &["models/classics-14m.safetensors", "tests/golden"])
+}
+
+/// Measures units of work with the installed library: `benches/units.c`.
+pub(crate) fn units() -> Outcome {
+    let prefix = target().join(FULL.directory);
+    if !prefix.exists() {
+        package_fresh(&FULL)?;
+    }
+    let (include, library) = (prefix.join("include"), prefix.join("lib/libtrion.a"));
+    let program = target().join("units").to_string_lossy().into_owned();
+    let (include, library) = (include.to_string_lossy(), library.to_string_lossy());
+    let flags = ["-std=c99", "-O2", "-I", &include, "benches/units.c", &library, "-lpthread", "-ldl", "-lm"];
+    run("cc", &[&flags[..], &["-o", &program]].concat())?;
+    run(&program, &["models/classics-14m.safetensors"])
 }
 
 /// Installs a build into its place in the target directory, without what an earlier one left there.

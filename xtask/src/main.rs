@@ -15,7 +15,9 @@ const HELP: &str = "cargo xtask NAME
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
-  embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it
+  embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
+  race    sessions on many threads, watched by ThreadSanitizer
+  units   what a unit of work costs, and how fast a call is cancelled
 ";
 
 /// What a chore gives: nothing, or which command failed.
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         Some("header") => embed::header(),
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),
+        Some("race") => embed::race(),
+        Some("units") => embed::units(),
         _ => Err(HELP.to_owned()),
     };
     match outcome {
