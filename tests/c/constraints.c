@@ -357,7 +357,7 @@ static void ends(void) {
 }
 
 static void other_models(const arguments *arguments) {
-    trion_model *other = open_model(NULL, golden(arguments, "bitnet_online"));
+    trion_model *other = open_model(NULL, arguments->model);
     trion_constraint *constraint = compile(TRION_GRAMMAR_REGEX, DATE), *stranger;
     trion_session *session = begin(constraint);
     written written;
@@ -394,6 +394,7 @@ static void lifetimes(const char *path) {
         for (j = 0; j < 3; j++) {
             if (orders[i][j] == 0) {
                 trion_model_free(own);
+                own = NULL;
             } else if (orders[i][j] == 1) {
                 trion_constraint_free(constraint);
                 constraint = NULL;
@@ -403,10 +404,12 @@ static void lifetimes(const char *path) {
             }
             if (session != NULL) {
                 CHECK(next_token(session) == expected.tokens[chosen++]);
-            } else if (constraint != NULL && j < 2) {
-                /* The constraint is of the model that is open still, being the same file. */
-                trion_session *late = begin(constraint);
-                written found = write_all(late, SIZE_MAX);
+            } else if (constraint != NULL && own != NULL) {
+                trion_session *late = new_session(own, 64, 0);
+                written found;
+                constrain(late, constraint);
+                push_numbers(late, vocab_size, PROMPT, 1);
+                found = write_all(late, SIZE_MAX);
                 CHECK(same_written(&found, &expected));
                 trion_session_free(late);
             }
@@ -599,7 +602,7 @@ static void threads(const char *path) {
         size_t i;
         memset(players, 0, sizeof players);
         for (i = 0; i < THREADS; i++) {
-            players[i].model = own;
+            players[i].model = shared ? model : own;
             players[i].seed = i;
             players[i].constraint = shared ? constraint : NULL;
             CHECK(pthread_create(&handles[i], NULL, play, &players[i]) == 0);

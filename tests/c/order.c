@@ -216,7 +216,7 @@ static void computing(void) {
         CHECK(event.kind == TRION_EVENT_MORE && event.units == 0);
         do {
             CHECK_OK(trion_session_compute(session, budgets[i], &event));
-            CHECK(event.units > 0 && event.units <= budgets[i] && event.reason == TRION_REASON_NONE);
+            CHECK(event.units > 0 && event.units - 1 <= budgets[i] && event.reason == TRION_REASON_NONE);
         } while (event.kind == TRION_EVENT_MORE);
         CHECK(event.kind == TRION_EVENT_READY && event.token == 0 && event.probability == 0.0f);
         CHECK(length_of(session) == 20);
