@@ -53,7 +53,7 @@ static size_t calls_to_token(trion_session *session, size_t budget, size_t *unit
 
 /* What events say that calls took, together, is what one call takes; each of them rounds up by less than a unit. */
 static void counted_units(const trion_model *model) {
-    const size_t budgets[] = {1, 2, 7, 100}, batches[] = {1, 7, 64};
+    const size_t budgets[] = {1, 2, 7, 100}, batches[] = {1, 7, 0};
     size_t i, j;
     for (i = 0; i < sizeof batches / sizeof *batches; i++) {
         trion_session *session = new_session(model, prompt_tokens + 2, batches[i]);
