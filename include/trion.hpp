@@ -76,8 +76,8 @@ private:
 };
 
 /**
- * trion_runtime_options. Callables are moved in, and live until the last of the runtime, its models, their sessions and
- * texts is gone; std::ref() hands in one that stays the caller's, for at least as long.
+ * trion_runtime_options. Callables are moved in, and live until the last of the runtime, its models, their sessions,
+ * texts and constraints is gone; std::ref() hands in one that stays the caller's, for at least as long.
  */
 class runtime_options {
 public:
@@ -244,6 +244,7 @@ public:
     trion_model* get() const noexcept { return handle_.get(); }
 
 private:
+    friend class constraint;
     friend class session;
     friend class text;
 
@@ -255,6 +256,40 @@ private:
 
     detail::handle<trion_model> handle_;
 };
+
+#ifndef TRION_NO_TEXT
+
+// Constraint ----------------------------------------------------------------------------------------------------------
+
+/** What texts must be, compiled for a model, which it keeps alive. Sessions that use it may outlive it. */
+class constraint {
+public:
+    constraint() noexcept = default;
+    explicit constraint(detail::handle<trion_constraint> owned) noexcept : handle_(std::move(owned)) {}
+
+    static TRION_RESULT(constraint) json_schema(const model& of, std::string_view source) {
+        return make(of, TRION_GRAMMAR_JSON_SCHEMA, source);
+    }
+    static TRION_RESULT(constraint) regex(const model& of, std::string_view source) {
+        return make(of, TRION_GRAMMAR_REGEX, source);
+    }
+    static TRION_RESULT(constraint) lark(const model& of, std::string_view source) {
+        return make(of, TRION_GRAMMAR_LARK, source);
+    }
+
+    trion_constraint* get() const noexcept { return handle_.get(); }
+
+private:
+    static TRION_RESULT(constraint) make(const model& of, std::uint32_t grammar, std::string_view source) {
+        return detail::make<constraint, trion_constraint>(of.freer(), [&](trion_constraint** made, trion_error* words) {
+            return trion_constraint_new(of.get(), grammar, source.data(), source.size(), made, words);
+        });
+    }
+
+    detail::handle<trion_constraint> handle_;
+};
+
+#endif
 
 // Session -------------------------------------------------------------------------------------------------------------
 
@@ -325,6 +360,17 @@ public:
     TRION_RESULT(void) push(std::initializer_list<token> list) { return push({list.begin(), list.size()}); }
 
 #ifndef TRION_NO_TEXT
+    /** An empty one is refused, as an empty session is, so that no text goes without by mistake. */
+    TRION_RESULT(void) set_constraint(const constraint& with) {
+        trion_session* constrained = with.get() != nullptr ? get() : nullptr;
+        return detail::tell(
+            [&](trion_error* words) { return trion_session_set_constraint(constrained, with.get(), words); });
+    }
+
+    TRION_RESULT(void) clear_constraint() {
+        return detail::tell([&](trion_error* words) { return trion_session_set_constraint(get(), nullptr, words); });
+    }
+
     /** `flags` are TRION_ENCODE_ bits. */
     TRION_RESULT(void) push_text(std::string_view from, std::uint32_t flags = 0) {
         return detail::tell([&](trion_error* words) {
@@ -336,6 +382,12 @@ public:
     TRION_RESULT(event) advance(std::size_t budget) {
         return detail::ask<event>(
             [&](event* out, trion_error*) { return trion_session_advance(get(), budget, out); }, get());
+    }
+
+    /** Computes what was pushed, and chooses no token: ends with TRION_EVENT_READY. */
+    TRION_RESULT(event) compute(std::size_t budget) {
+        return detail::ask<event>(
+            [&](event* out, trion_error*) { return trion_session_compute(get(), budget, out); }, get());
     }
 
     /** Hands every event to `on_event(event)`, which returns nothing, or false to stop. Returns the last event. */

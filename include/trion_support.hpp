@@ -132,7 +132,7 @@ namespace detail {
 /** One call of the C interface: the words of its failure, and what its callbacks threw. */
 class call {
 public:
-    explicit call(const trion_session* session = nullptr) noexcept : session_(session) {
+    explicit call(trion_session* session = nullptr) noexcept : session_(session) {
         words_.status = TRION_OK;
         words_.message[0] = '\0';
     }
@@ -193,12 +193,12 @@ private:
 
     static inline thread_local call* innermost_ = nullptr;
     call* outer_ = std::exchange(innermost_, this);
-    const trion_session* session_;
+    trion_session* session_;
     std::exception_ptr thrown_;
     trion_error words_;
 };
 
-/** The callables of a runtime. Everything that may call them holds them: runtime, models, sessions, texts. */
+/** The callables of a runtime. Everything that may call them holds them: the runtime, models, what models made. */
 struct host {
     std::shared_ptr<void> jobs;
     std::shared_ptr<void> log;
@@ -213,6 +213,7 @@ struct freer {
     void operator()(trion_session* handle) const noexcept { trion_session_free(handle); }
 #ifndef TRION_NO_TEXT
     void operator()(trion_text* handle) const noexcept { trion_text_free(handle); }
+    void operator()(trion_constraint* handle) const noexcept { trion_constraint_free(handle); }
 #endif
 };
 
@@ -228,7 +229,7 @@ TRION_RESULT(void) tell(F&& function) {
 }
 
 template <class T, class F>
-TRION_RESULT(T) ask(F&& function, const trion_session* session = nullptr) {
+TRION_RESULT(T) ask(F&& function, trion_session* session = nullptr) {
     call call(session);
     T out{};
     const trion_status status = function(&out, call.words());

@@ -22,8 +22,8 @@ function Slice.new(budget)
     }, Slice)
 end
 
--- `work(units)` does at most so many, and returns how many it asked for, or nil if there is nothing to do; whether they
--- were all done, and are such as to learn from; and whether the slice shall end.
+-- `work(units)` does at most so many, and returns how many it did, or nil if there is nothing to do; whether they are
+-- such as to learn from; and whether the slice shall end.
 function Slice:spend(work, now)
     local start = now()
     local before = start
@@ -37,13 +37,13 @@ function Slice:spend(work, now)
         end
         -- A quarter of the budget at a time: a call that is far slower than expected does less harm then.
         local quarter = math.floor(self.budget / 4 / (self.unit * SAFETY))
-        local asked, complete, last = work(math.max(math.min(units, quarter), 1))
-        if not asked then
+        local done, typical, last = work(math.max(math.min(units, quarter), 1))
+        if not done then
             return
         end
         local after = now()
-        self:learn(asked, complete, after - before)
-        self.units, self.calls, self.seconds = self.units + asked, self.calls + 1, after - start
+        self:learn(done, typical, after - before)
+        self.units, self.calls, self.seconds = self.units + done, self.calls + 1, after - start
         before = after
         if last then
             return
@@ -52,8 +52,8 @@ function Slice:spend(work, now)
 end
 
 -- Other programs may have interrupted a call, so a measurement counts for twice the expected at most.
-function Slice:learn(units, complete, seconds)
-    if complete and units > 0 then
+function Slice:learn(units, typical, seconds)
+    if typical and units > 0 then
         self.unit = self.unit + NEWS * (math.min(seconds / units, 2 * self.unit) - self.unit)
     end
     self.excess = math.max(math.min(seconds - units * self.unit, self.budget / 4), self.excess * FADE)

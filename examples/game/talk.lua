@@ -42,9 +42,9 @@ function Talk:say(text, to)
     self.addressed = to
 end
 
--- One step of at most `units`. Returns how many it asked for, or nil if there is nothing to do before next() is called;
--- then whether these are units of a token, all of them done (those of a prompt are cheaper); then whether the frame's
--- work should end here, because what comes next cannot be divided.
+-- One step of at most `units`. Returns how many it took, or nil if there is nothing to do before next() is called; then
+-- whether these are nothing but units of a token (those of a prompt are cheaper); then whether the frame's work should
+-- end here, because what comes next cannot be divided.
 function Talk:work(units)
     if self.state == "scene" then
         return self:work_scene(units)
@@ -67,13 +67,11 @@ function Talk:next()
 end
 
 function Talk:work_scene(units)
-    local event = self.scene:advance(units)
-    if event.kind == self.trion.TRION_EVENT_TOKEN then
-        -- The scene is computed; the token that would follow it is not wanted.
-        self.scene:rewind(self.scene:length() - 1)
+    local event = self.scene:compute(units)
+    if event.kind == self.trion.TRION_EVENT_READY then
         self.state = "cast"
     end
-    return units, false, self.state == "cast"
+    return tonumber(event.units), false, self.state == "cast"
 end
 
 -- The next character that has no place in the scene yet gets one.
@@ -122,8 +120,8 @@ end
 function Talk:work_line(units)
     local trion, character = self.trion, self.characters[self.speaker]
     local session = character.session
-    units = math.min(units, session:token_units())
     local event = session:advance(units)
+    units = tonumber(event.units)
     if event.kind == trion.TRION_EVENT_MORE then
         return units, self.line_tokens > 0
     end

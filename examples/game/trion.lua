@@ -130,6 +130,12 @@ function Session:advance(units)
     return self.event
 end
 
+-- advance() without choosing a token: ends with TRION_EVENT_READY when all that was pushed is computed.
+function Session:compute(units)
+    check(lib.trion_session_compute(self.handle, units or ffi.cast("size_t", -1), self.event))
+    return self.event
+end
+
 -- The next advance() does nothing. (On this thread; for another one hand it the pointer `session.handle`.)
 function Session:cancel()
     lib.trion_session_cancel(self.handle)

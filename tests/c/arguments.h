@@ -16,6 +16,7 @@ typedef union output {
     trion_model *model;
     trion_session *session;
     trion_text *text;
+    trion_constraint *constraint;
     size_t count;
     trion_event event;
     trion_piece piece;

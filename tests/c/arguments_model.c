@@ -41,6 +41,12 @@ static void runtimes(void) {
     options.parallel_workers = SIZE_MAX;
     ACCEPTED(make_runtime(&options));
     release_runtime();
+    options.log_level = TRION_LOG_DEBUG;
+    ACCEPTED(make_runtime(&options));
+    release_runtime();
+    for (options.log_level = TRION_LOG_DEBUG + 1; options.log_level != 0; options.log_level *= 2) {
+        INVALID(make_runtime(&options));
+    }
     trion_runtime_free(NULL);
 }
 

@@ -80,6 +80,20 @@ static void session_options(void) {
     refused_options(&options);
     options.kernel = UINT32_MAX;
     refused_options(&options);
+    /* What is on or off is nothing else. */
+    for (i = 0; i < 32; i++) {
+        options = none;
+        options.ignore_end = i == 0 ? UINT32_MAX : (uint32_t)1 << i;
+        refused_options(&options);
+        options = none;
+        options.probabilities = i == 0 ? 3 : (uint32_t)1 << i;
+        refused_options(&options);
+    }
+    options = none;
+    options.ignore_end = options.probabilities = 1;
+    ACCEPTED(make_session(&options));
+    release_session();
+    options = none;
     /* Which of these there are depends on the CPU; it is an answer in any case. */
     for (kernel = TRION_KERNEL_AUTO; kernel <= TRION_KERNEL_AVX512; kernel++) {
         trion_session *made;
@@ -115,6 +129,7 @@ static void making(void) {
     INVALID(trion_session_init(NULL, NULL, buffer, sizeof buffer, &out.one.session, words));
     INVALID(trion_session_init(model, NULL, NULL, sizeof buffer, &out.one.session, words));
     INVALID(trion_session_init(model, NULL, buffer, sizeof buffer, NULL, words));
+    REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_init(model, NULL, NULL, 0, &out.one.session, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_init(model, NULL, buffer, 0, &out.one.session, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_init(model, NULL, buffer, 1000, &out.one.session, words));
     INVALID(trion_session_fork(NULL, NULL, &out.one.session, words));
@@ -122,6 +137,7 @@ static void making(void) {
     INVALID(trion_session_fork_init(NULL, buffer, sizeof buffer, &out.one.session, words));
     INVALID(trion_session_fork_init(session, NULL, sizeof buffer, &out.one.session, words));
     INVALID(trion_session_fork_init(session, buffer, sizeof buffer, NULL, words));
+    REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_fork_init(session, NULL, 0, &out.one.session, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_fork_init(session, buffer, 0, &out.one.session, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_fork_init(session, buffer, 1000, &out.one.session, words));
     for (i = 0; i < 3; i++) {
@@ -201,6 +217,8 @@ static void advancing(void) {
 
     INVALID_SILENTLY(trion_session_advance(NULL, 1, &out.one.event));
     INVALID_SILENTLY(trion_session_advance(session, 1, NULL));
+    INVALID_SILENTLY(trion_session_compute(NULL, 1, &out.one.event));
+    INVALID_SILENTLY(trion_session_compute(session, 1, NULL));
     INVALID_SILENTLY(trion_session_run(NULL, 1, never, NULL, &out.one.event));
     INVALID_SILENTLY(trion_session_run(session, 1, NULL, NULL, &out.one.event));
     INVALID_SILENTLY(trion_session_run(session, 0, never, NULL, &out.one.event));
@@ -227,6 +245,8 @@ static void looking(void) {
     INVALID_SILENTLY(trion_session_token_units(session, NULL));
 
     /* Few candidates are asked for and no more are written; many, and there are no more than the library's limit. */
+    ACCEPTED(trion_session_candidates(session, NULL, 0, &out.two.count));
+    CHECK(out.two.count == 0);
     ACCEPTED(trion_session_candidates(session, out.one.candidates, 3, &out.two.count));
     CHECK(out.two.count == 3 && untouched(out.one.candidates + 3, sizeof out.one - 3 * sizeof *out.one.candidates));
     CHECK(out.one.candidates[0].probability >= out.one.candidates[1].probability);
@@ -251,6 +271,7 @@ static void saving(void) {
     INVALID(trion_session_save(session, NULL, size, &out.one.count, words));
     INVALID(trion_session_save(session, buffer, size, NULL, words));
     INVALID(trion_session_save(session, buffer, SIZE_MAX, &out.one.count, words));
+    REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_save(session, NULL, 0, &out.one.count, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_save(session, buffer, 0, &out.one.count, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_save(session, buffer, 1, &out.one.count, words));
     REFUSED(TRION_BUFFER_TOO_SMALL, trion_session_save(session, buffer, size - 1, &out.one.count, words));

@@ -1,4 +1,4 @@
-/* Wrong arguments of tokenizers, chat templates, texts and trion_generate(). */
+/* Wrong arguments of tokenizers, chat templates, texts, trion_generate() and constraints. */
 #include "arguments.h"
 
 static trion_model *model, *chatty, *mute;
@@ -137,6 +137,7 @@ static void texts(void) {
     static crooked memory;
     trion_text_options options = {.struct_size = sizeof options};
     sized_call call = {make_text, release_text, sizeof options};
+    int i;
     check_struct_sizes(call);
     INVALID(trion_text_new(NULL, NULL, &out.one.text, words));
     INVALID(trion_text_new(model, NULL, NULL, words));
@@ -154,6 +155,18 @@ static void texts(void) {
     options.stops = (const char *const *)(void *)(memory.bytes + 1);
     INVALID(make_text(&options));
     options.stops = stops;
+    ACCEPTED(make_text(&options));
+    release_text();
+    /* What is on or off is nothing else. */
+    for (i = 0; i < 32; i++) {
+        options.special = i == 0 ? UINT32_MAX : (uint32_t)1 << i;
+        options.beginning = 0;
+        INVALID(make_text(&options));
+        options.beginning = options.special;
+        options.special = 0;
+        INVALID(make_text(&options));
+    }
+    options.special = options.beginning = 1;
     ACCEPTED(make_text(&options));
     release_text();
 
@@ -185,6 +198,40 @@ static void generating(void) {
     trion_session_free(silent);
 }
 
+/* With words of the library's, the source is wrong; and a session that is refused a constraint goes on without. */
+static void constraining(void) {
+    trion_session *silent = new_session(mute, 0, 0);
+    trion_constraint *constraint;
+    uint32_t grammar;
+    size_t i;
+    INVALID(trion_constraint_new(NULL, TRION_GRAMMAR_REGEX, "a", 1, &out.one.constraint, words));
+    INVALID(trion_constraint_new(model, TRION_GRAMMAR_REGEX, NULL, 1, &out.one.constraint, words));
+    INVALID(trion_constraint_new(model, TRION_GRAMMAR_REGEX, "a", SIZE_MAX, &out.one.constraint, words));
+    INVALID(trion_constraint_new(model, TRION_GRAMMAR_REGEX, "a", 1, NULL, words));
+    for (grammar = TRION_GRAMMAR_LARK + 1; grammar < 1000; grammar *= 3) {
+        INVALID(trion_constraint_new(model, grammar, "a", 1, &out.one.constraint, words));
+    }
+    INVALID(trion_constraint_new(model, UINT32_MAX, "a", 1, &out.one.constraint, words));
+    for (grammar = 0; grammar <= TRION_GRAMMAR_LARK; grammar++) {
+        for (i = 0; i < NOT_UTF8; i++) {
+            INVALID(trion_constraint_new(model, grammar, not_utf8[i], strlen(not_utf8[i]), &out.one.constraint, words));
+        }
+        REFUSED(TRION_NO_TOKENIZER, trion_constraint_new(mute, grammar, "a", 1, &out.one.constraint, words));
+    }
+    REFUSED(TRION_CONSTRAINT, trion_constraint_new(model, 0, NULL, 0, &out.one.constraint, words));
+    REFUSED(TRION_CONSTRAINT, trion_constraint_new(model, 2, NULL, 0, &out.one.constraint, words));
+    trion_constraint_free(NULL);
+
+    CHECK_OK(trion_constraint_new(model, TRION_GRAMMAR_REGEX, "a", 1, &constraint, &error));
+    INVALID(trion_session_set_constraint(NULL, constraint, words));
+    INVALID(trion_session_set_constraint(NULL, NULL, words));
+    REFUSED(TRION_OTHER_MODEL, trion_session_set_constraint(silent, constraint, words));
+    ACCEPTED(trion_session_set_constraint(session, constraint, words));
+    ACCEPTED(trion_session_set_constraint(session, NULL, words));
+    trion_constraint_free(constraint);
+    trion_session_free(silent);
+}
+
 int main(int argc, char **argv) {
     arguments arguments = read_arguments(argc, argv);
     model = open_model(NULL, golden(&arguments, "bitnet_offline"));
@@ -197,6 +244,7 @@ int main(int argc, char **argv) {
     chatting();
     texts();
     generating();
+    constraining();
     CHECK(length_of(session) == 0);
     trion_text_free(text);
     trion_session_free(session);

@@ -74,6 +74,7 @@ static void every_offset(const trion_model *model, trion_session_options options
 
 /* Goes down byte by byte from what trion_session_size() says: it works down to some size, and never again below. */
 static void smallest_sizes(const trion_model *model, trion_session_options options, size_t step) {
+    trion_session *none = NULL;
     size_t offset, size;
     CHECK_OK(trion_session_size(model, &options, &size, &error));
     for (offset = 0; offset < 64; offset += step) {
@@ -81,12 +82,13 @@ static void smallest_sizes(const trion_model *model, trion_session_options optio
         for (found = size; found + 200 > size; found--) {
             arena arena = take_arena(offset, found);
             trion_session *session = NULL;
+            trion_event event;
             trion_status status = trion_session_init(model, &options, arena.buffer, found, &session, &error);
             if (status == TRION_OK) {
                 CHECK(found == smallest || found + 1 == smallest);
                 smallest = found;
                 push_numbers(session, 288, options.context, 1);
-                CHECK_OK(trion_session_advance(session, SIZE_MAX, &(trion_event){TRION_EVENT_MORE, 0, 0, 0}));
+                CHECK_OK(trion_session_advance(session, SIZE_MAX, &event));
                 trion_session_free(session);
             } else {
                 CHECK(status == TRION_BUFFER_TOO_SMALL && session == NULL);
@@ -96,6 +98,8 @@ static void smallest_sizes(const trion_model *model, trion_session_options optio
         /* The size is for the worst address; elsewhere it takes less by what needs no skipping. */
         CHECK(smallest == needed);
     }
+    CHECK_STATUS(trion_session_init(model, &options, NULL, 0, &none, &error), TRION_BUFFER_TOO_SMALL);
+    CHECK(none == NULL);
     for (size /= 2; size > 0; size /= 2) {
         arena arena = take_arena(1, size);
         trion_session *session = NULL;

@@ -58,10 +58,12 @@ static void *disturb(void *user) {
     BUSY(trion_session_push_text(session, "abc", 3, 0, &error));
     BUSY(trion_session_advance(session, 1, &event));
     BUSY(trion_session_advance(session, 0, &event));
+    BUSY(trion_session_compute(session, 1, &event));
     BUSY(trion_session_run(session, 1, no_event, NULL, &event));
     BUSY(trion_generate(session, NULL, 1, no_text, NULL, &stop, &error));
     BUSY(trion_session_rewind(session, 0, &error));
     BUSY(trion_session_set_sampler(session, NULL, &error));
+    BUSY(trion_session_set_constraint(session, NULL, &error));
     BUSY(trion_session_tokens(session, &tokens, &count));
     BUSY(trion_session_logits(session, &logits, &count));
     BUSY(trion_session_candidates(session, &candidate, 1, &count));

@@ -10,7 +10,7 @@
 typedef struct host {
     /* The call at which to cancel: 0 for none. */
     size_t calls, cancel_at;
-    const trion_session *session;
+    trion_session *session;
     /* Jobs that came after it within the same call of the library. */
     size_t after;
 } host;
@@ -26,7 +26,7 @@ static void parallel_for(void *user, size_t count, trion_task_fn task, void *dat
     host->calls++;
     if (host->cancel_at != 0 && host->calls == host->cancel_at) {
         pthread_t thread;
-        CHECK(pthread_create(&thread, NULL, cancel, (void *)(uintptr_t)host->session) == 0);
+        CHECK(pthread_create(&thread, NULL, cancel, host->session) == 0);
         CHECK(pthread_join(thread, NULL) == 0);
     } else if (host->cancel_at != 0 && host->calls > host->cancel_at) {
         host->after++;
@@ -123,7 +123,7 @@ static void again_and_again(const char *path, size_t prompt_tokens) {
 
 /* A thread that cancels without pause: each call ends in one way or another, and the tokens are the same. */
 typedef struct storm {
-    const trion_session *session;
+    trion_session *session;
     pthread_mutex_t mutex;
     int over;
 } storm;

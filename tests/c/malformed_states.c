@@ -177,8 +177,9 @@ static unsigned char *save(const trion_session *from, size_t *size) {
 int main(int argc, char **argv) {
     arguments arguments = read_arguments(argc, argv);
     trion_session *other;
-    unsigned char *states[2];
-    size_t sizes[2], i;
+    unsigned char *states[3];
+    size_t sizes[3], i;
+    trion_event event;
     model = open_model(NULL, golden(&arguments, "bitnet_offline"));
     before = new_session(model, 64, 4);
     session = new_session(model, 64, 4);
@@ -190,7 +191,7 @@ int main(int argc, char **argv) {
     expected = take_trace(probe, SIZE_MAX, 2);
     restore();
 
-    /* One state with a token that is not computed yet, one with logits. */
+    /* One state with logits and the token that was chosen, one without the token, one without logits. */
     other = new_session(model, 64, 4);
     push_numbers(other, 288, 5, 2);
     sample(other, 2);
@@ -198,12 +199,17 @@ int main(int argc, char **argv) {
     states[0] = save(other, &sizes[0]);
     CHECK_OK(trion_session_rewind(other, 5, &error));
     states[1] = save(other, &sizes[1]);
-    CHECK(sizes[1] == sizes[0] - 4 + 288 * 4);
-    for (i = 0; i < 2; i++) {
+    CHECK(sizes[1] == sizes[0] - 4);
+    (void)next_token(other);
+    CHECK_OK(trion_session_advance(other, 1, &event));
+    CHECK(event.kind == TRION_EVENT_MORE);
+    states[2] = save(other, &sizes[2]);
+    CHECK(sizes[2] == sizes[0] - 288 * 4);
+    for (i = 0; i < 3; i++) {
         CHECK(try_state(states[i], sizes[i]));
         truncations(states[i], sizes[i], arguments.quick);
         flips(states[i], sizes[i], arguments.quick);
-        numbers(states[i], sizes[i], sizes[1] - 288 * 4 - 64);
+        numbers(states[i], sizes[i], sizes[2] - 4 - 64);
         ends(states[i], sizes[i]);
         free(states[i]);
     }

@@ -54,6 +54,7 @@ static void refused_calls_leave_no_trace(void) {
 
     /* Without tokens there is nothing to compute, to look at, or to forget. */
     CHECK_STATUS(trion_session_advance(session, 1, &event), TRION_NO_TOKENS);
+    CHECK_STATUS(trion_session_compute(session, SIZE_MAX, &event), TRION_NO_TOKENS);
     CHECK_STATUS(trion_session_run(session, 1, stop_at_once, &event, NULL), TRION_NO_TOKENS);
     CHECK_STATUS(trion_generate(session, NULL, 1, no_text, NULL, &stop, &error), TRION_NO_TOKENS);
     CHECK_STATUS(trion_session_logits(session, &logits, &count), TRION_NO_LOGITS);
@@ -70,7 +71,7 @@ static void refused_calls_leave_no_trace(void) {
     trace = take_trace(quiet, SIZE_MAX, 10);
     for (i = 0; i < 10; i++) {
         CHECK_STATUS(trion_session_advance(session, 0, &event), TRION_OK);
-        CHECK(event.kind == TRION_EVENT_MORE && event.token == 0 && event.probability == 0.0f);
+        CHECK(event.kind == TRION_EVENT_MORE && event.token == 0 && event.probability == 0.0f && event.units == 0);
         do {
             disturb(session, stranger);
             CHECK_OK(trion_session_advance(session, 1, &event));
@@ -139,6 +140,7 @@ static void ended_texts(void) {
     length = length_of(session);
     CHECK_OK(trion_session_advance(session, 1, &again));
     CHECK(again.kind == event.kind && again.reason == event.reason && again.token == event.token);
+    CHECK(again.probability == event.probability && event.units > 0 && again.units == 0);
     CHECK(length_of(session) == length);
 
     /* A session that goes on after such tokens does so from where one ended that does not. */
@@ -179,7 +181,7 @@ static void choosing_again(void) {
     CHECK(memcmp(before, logits, sizeof before) == 0);
     /* There is nothing to compute, so no budget is needed. */
     CHECK_OK(trion_session_advance(session, 0, &event));
-    CHECK(event.kind == TRION_EVENT_TOKEN && event.token == token && length_of(session) == 13);
+    CHECK(event.kind == TRION_EVENT_TOKEN && event.token == token && event.units == 0 && length_of(session) == 13);
     CHECK_OK(trion_session_candidates(session, &best, 1, &count));
     CHECK(count == 1 && best.token == token && best.probability > 0.0f && best.probability <= 1.0f);
 
@@ -190,6 +192,66 @@ static void choosing_again(void) {
     CHECK_OK(trion_session_token_units(session, &units));
     CHECK(units > 0);
     trion_session_free(session);
+    trion_model_free(model);
+}
+
+/* A prompt that is computed without choosing, by whatever steps, leads to the tokens that choosing at once leads to. */
+static void computing(void) {
+    trion_model *model = open_model(NULL, tiny);
+    trion_session *quiet = new_session(model, 64, 8), *session = new_session(model, 64, 8);
+    trion_session *full = new_session(model, 12, 0);
+    const size_t budgets[] = {1, 3, SIZE_MAX};
+    trion_event event;
+    trace with, without;
+    size_t i;
+    push_numbers(quiet, 288, 20, 4);
+    sample(quiet, 6);
+    without = take_trace(quiet, SIZE_MAX, 8);
+    for (i = 0; i < sizeof budgets / sizeof *budgets; i++) {
+        trion_session *fork, *assigned = new_session(model, 40, 3);
+        CHECK_OK(trion_session_rewind(session, 0, &error));
+        push_numbers(session, 288, 20, 4);
+        sample(session, 6);
+        CHECK_OK(trion_session_compute(session, 0, &event));
+        CHECK(event.kind == TRION_EVENT_MORE && event.units == 0);
+        do {
+            CHECK_OK(trion_session_compute(session, budgets[i], &event));
+            CHECK(event.units > 0 && event.units - 1 <= budgets[i] && event.reason == TRION_REASON_NONE);
+        } while (event.kind == TRION_EVENT_MORE);
+        CHECK(event.kind == TRION_EVENT_READY && event.token == 0 && event.probability == 0.0f);
+        CHECK(length_of(session) == 20);
+        /* There is nothing left to compute, here and in copies. */
+        CHECK_OK(trion_session_compute(session, 0, &event));
+        CHECK(event.kind == TRION_EVENT_READY && event.units == 0);
+        CHECK_OK(trion_session_fork(session, NULL, &fork, &error));
+        CHECK_OK(trion_session_assign(assigned, session, &error));
+        CHECK_OK(trion_session_advance(fork, 0, &event));
+        CHECK(event.kind == TRION_EVENT_TOKEN && event.token == without.tokens[0] && event.units == 0);
+        CHECK_OK(trion_session_advance(assigned, 0, &event));
+        CHECK(event.kind == TRION_EVENT_TOKEN && event.token == without.tokens[0] && event.units == 0);
+        with = take_trace(session, 1, 8);
+        CHECK(same_trace(&with, &without));
+        free_trace(&with);
+        /* The token that was chosen is computed too, and is not chosen again. */
+        CHECK_OK(trion_session_compute(fork, SIZE_MAX, &event));
+        CHECK(event.kind == TRION_EVENT_READY && event.units > 0);
+        CHECK_OK(trion_session_advance(fork, 0, &event));
+        CHECK(event.kind == TRION_EVENT_TOKEN && event.token == without.tokens[1]);
+        trion_session_free(fork);
+        trion_session_free(assigned);
+    }
+    free_trace(&without);
+    /* A full context has no room for a token, but can be computed; and computing can be cancelled. */
+    push_numbers(full, 288, 12, 1);
+    trion_session_cancel(full);
+    CHECK_OK(trion_session_compute(full, SIZE_MAX, &event));
+    CHECK(event.kind == TRION_EVENT_DONE && event.reason == TRION_REASON_CANCELLED);
+    CHECK_OK(trion_session_compute(full, SIZE_MAX, &event));
+    CHECK(event.kind == TRION_EVENT_READY && event.units > 0);
+    advance_to(full, TRION_EVENT_DONE, TRION_REASON_CONTEXT);
+    trion_session_free(full);
+    trion_session_free(session);
+    trion_session_free(quiet);
     trion_model_free(model);
 }
 
@@ -275,6 +337,7 @@ int main(int argc, char **argv) {
     full_contexts();
     ended_texts();
     choosing_again();
+    computing();
     cancelling();
     running();
     return 0;

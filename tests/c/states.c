@@ -78,6 +78,67 @@ static void all_ways_from(size_t steps, int sampled, trion_cache cache) {
     trion_session_free(origin);
 }
 
+/*
+ * After a token was chosen, each copy has the logits that it was chosen from, and can take it back and choose again as
+ * the original would; where the original has none, neither has it.
+ */
+static void kept_logits(int sampled) {
+    trion_session *origin = make(64, 8, TRION_CACHE_F32), *copies[3];
+    trion_event event;
+    trion_candidate best, found;
+    const float *logits;
+    float expected[288];
+    uint32_t again;
+    unsigned char *state;
+    size_t size, count, i;
+    push_numbers(origin, 288, 20, 1);
+    if (sampled) {
+        sample(origin, 3);
+    }
+    (void)next_token(origin);
+    (void)next_token(origin);
+    CHECK_OK(trion_session_logits(origin, &logits, &count));
+    CHECK(count == 288);
+    memcpy(expected, logits, sizeof expected);
+    CHECK_OK(trion_session_candidates(origin, &best, 1, &count));
+    state = save(origin, &size);
+    CHECK_OK(trion_session_fork(origin, NULL, &copies[0], &error));
+    copies[1] = make(50, 1, TRION_CACHE_F32);
+    CHECK_OK(trion_session_assign(copies[1], origin, &error));
+    copies[2] = make(30, 3, TRION_CACHE_F32);
+    CHECK_OK(trion_session_load(copies[2], state, size, &error));
+    CHECK_OK(trion_session_rewind(origin, 21, &error));
+    CHECK_OK(trion_session_advance(origin, 0, &event));
+    CHECK(event.kind == TRION_EVENT_TOKEN);
+    again = event.token;
+    for (i = 0; i < 3; i++) {
+        CHECK(length_of(copies[i]) == 22);
+        CHECK_OK(trion_session_logits(copies[i], &logits, &count));
+        CHECK(count == 288 && memcmp(logits, expected, sizeof expected) == 0);
+        CHECK_OK(trion_session_candidates(copies[i], &found, 1, &count));
+        CHECK(count == 1 && found.token == best.token && found.probability == best.probability);
+        CHECK_OK(trion_session_rewind(copies[i], 21, &error));
+        CHECK_OK(trion_session_advance(copies[i], 0, &event));
+        CHECK(event.kind == TRION_EVENT_TOKEN && event.token == again);
+    }
+    free(state);
+
+    /* Within a token there are none. */
+    CHECK_OK(trion_session_advance(origin, 1, &event));
+    CHECK(event.kind == TRION_EVENT_MORE);
+    state = save(origin, &size);
+    CHECK_OK(trion_session_assign(copies[1], origin, &error));
+    CHECK_OK(trion_session_load(copies[2], state, size, &error));
+    for (i = 1; i < 3; i++) {
+        CHECK_STATUS(trion_session_logits(copies[i], &logits, &count), TRION_NO_LOGITS);
+    }
+    free(state);
+    for (i = 0; i < 3; i++) {
+        trion_session_free(copies[i]);
+    }
+    trion_session_free(origin);
+}
+
 /* Forgotten tokens that are pushed again give the logits that they gave before. */
 static void rewinding(void) {
     trion_session *session = make(64, 8, TRION_CACHE_F32);
@@ -198,6 +259,8 @@ int main(int argc, char **argv) {
         all_ways_from(steps, 1, TRION_CACHE_F32);
         all_ways_from(steps, 1, TRION_CACHE_F16);
     }
+    kept_logits(0);
+    kept_logits(1);
     rewinding();
     refusals();
     nothing_yet();

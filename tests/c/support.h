@@ -13,7 +13,7 @@ typedef struct arguments {
     const char *model;
     /* The directory of tiny models, which are in several formats. */
     const char *golden;
-    /* A tiny model with a chat template. */
+    /* A tiny model with a chat template, and without a way to write one tilde. */
     const char *chat;
     /* Do less: the test runs under a tool that makes it slow. */
     int quick;

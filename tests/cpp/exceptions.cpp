@@ -60,6 +60,13 @@ void errors(const trion::model& model) {
     CHECK(status_of([&] { session.push(std::vector<trion::token>(17, 1)); }, "16") == TRION_CONTEXT_FULL);
     CHECK(status_of([&] { session.load("abc", 3); }, "") == TRION_STATE);
     CHECK(status_of([&] { session.rewind(1); }, "") == TRION_INVALID_ARGUMENT);
+    CHECK(status_of([&] { session.compute(1); }, trion_status_string(TRION_NO_TOKENS)) == TRION_NO_TOKENS);
+    CHECK(status_of([&] { trion::constraint::regex(model, "("); }, "") == TRION_CONSTRAINT);
+    CHECK(status_of([&] { trion::constraint::json_schema(model, R"({"not": {}})"); }, "not") == TRION_CONSTRAINT);
+    CHECK(status_of([&] { trion::constraint::lark(model, "start: missing"); }, "missing") == TRION_CONSTRAINT);
+    CHECK(status_of([] { trion::constraint::regex(trion::model(), "a"); }, "NULL") == TRION_INVALID_ARGUMENT);
+    CHECK(status_of([&] { session.set_constraint(trion::constraint()); }, "NULL") == TRION_INVALID_ARGUMENT);
+    CHECK(status_of([] { trion::session().clear_constraint(); }, "NULL") == TRION_INVALID_ARGUMENT);
     std::byte buffer[64];
     CHECK(status_of([&] { trion::session::init(model, options, buffer, sizeof buffer); }, "64") ==
           TRION_BUFFER_TOO_SMALL);
@@ -135,6 +142,7 @@ void callbacks(const char* path, const trion::model& model) {
     std::vector<trion::token> tokens;
     while (tokens.size() < 4) {
         try {
+            if (tokens.empty()) CHECK(worked.compute(trion::unlimited).kind == TRION_EVENT_READY);
             const trion::event event = worked.advance(trion::unlimited);
             CHECK(event.kind == TRION_EVENT_TOKEN);
             tokens.push_back(event.token);

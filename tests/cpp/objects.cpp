@@ -20,6 +20,8 @@ static_assert(std::is_nothrow_move_constructible_v<trion::runtime> && !std::is_c
 static_assert(std::is_nothrow_move_constructible_v<trion::model> && std::is_nothrow_copy_constructible_v<trion::model>);
 static_assert(std::is_nothrow_move_constructible_v<trion::session> && !std::is_copy_constructible_v<trion::session>);
 static_assert(std::is_nothrow_move_constructible_v<trion::text> && !std::is_copy_constructible_v<trion::text>);
+static_assert(std::is_nothrow_move_constructible_v<trion::constraint> &&
+              !std::is_copy_constructible_v<trion::constraint> && std::is_nothrow_move_assignable_v<trion::constraint>);
 static_assert(std::is_nothrow_move_assignable_v<trion::model> && std::is_nothrow_move_assignable_v<trion::session>);
 static_assert(std::is_nothrow_move_assignable_v<trion::runtime> && std::is_nothrow_move_assignable_v<trion::text>);
 
@@ -168,6 +170,79 @@ void same_as_c(const char* path) {
     CHECK(session.advance(trion::unlimited).reason == TRION_REASON_CANCELLED);
 }
 
+/** What a session writes until it is done. */
+std::string written_by(const trion::model& model, trion::session& session, trion_reason reason) {
+    std::vector<trion::token> tokens;
+    trion::event event = session.advance(trion::unlimited);
+    while (event.kind == TRION_EVENT_TOKEN) {
+        tokens.push_back(event.token);
+        event = session.advance(trion::unlimited);
+    }
+    CHECK(event.kind == TRION_EVENT_DONE && event.reason == reason);
+    return model.decode(tokens);
+}
+
+void constraints(const char* path) {
+    trion::model model = trion::model::open(path);
+    trion::session session = trion::session::make(model, small());
+    trion::session free = session.fork();
+    session.push_text(prompt);
+    // A string_view need not end with a zero.
+    constexpr std::string_view source = "[0-9]{4}-[0-9]{2}and what is not meant";
+    trion::constraint date = trion::constraint::regex(model, source.substr(0, 17));
+    session.set_constraint(date);
+    trion::session fork = session.fork();
+    {
+        trion::constraint moved = std::move(date);
+        CHECK(date.get() == nullptr && moved.get() != nullptr);
+    }
+    const std::string text = written_by(model, session, TRION_REASON_CONSTRAINT);
+    CHECK(text.size() == 7 && text[4] == '-' && text.find_first_not_of("0123456789-") == std::string::npos);
+    CHECK(written_by(model, fork, TRION_REASON_CONSTRAINT) == text);
+
+    const trion::constraint choice = trion::constraint::json_schema(model, R"({"enum": ["yes", "no"]})");
+    session.set_constraint(choice);
+    session.push_text(prompt, TRION_ENCODE_PLAIN);
+    const std::string answer = written_by(model, session, TRION_REASON_CONSTRAINT);
+    CHECK(answer == "\"yes\"" || answer == "\"no\"");
+    const trion::constraint rule = trion::constraint::lark(model, "start: \"on\" \"ce\"~3\n");
+    model = trion::model();
+    session.set_constraint(rule);
+    std::string streamed;
+    CHECK(trion::generate(session, 30, [&](std::string_view piece) { streamed += piece; }) == TRION_STOP_CONSTRAINT);
+    CHECK(streamed == "oncecece");
+
+    session.rewind(0);
+    session.set_constraint(rule);
+    session.clear_constraint();
+    session.push_text(prompt);
+    free.push_text(prompt);
+    CHECK(chosen(session, 8) == chosen(free, 8));
+}
+
+/** What is computed ahead is taken over, and takes no units again. */
+void computed_ahead(const char* path) {
+    const trion::model model = trion::model::open(path);
+    trion::session ahead = trion::session::make(model, small()), whole = ahead.fork(), assigned = ahead.fork();
+    ahead.push_text(prompt);
+    whole.push_text(prompt);
+    std::size_t units = 0;
+    trion::event event{};
+    do {
+        event = ahead.compute(10);
+        units += event.units;
+    } while (event.kind == TRION_EVENT_MORE);
+    CHECK(event.kind == TRION_EVENT_READY && ahead.tokens().size() == model.encode(prompt).size());
+    trion::session fork = ahead.fork();
+    assigned.assign(ahead);
+    const trion::event expected = whole.advance(trion::unlimited);
+    CHECK(expected.units > 0 && expected.units <= units);
+    for (trion::session* session : {&ahead, &fork, &assigned}) {
+        event = session->advance(0);
+        CHECK(event.kind == TRION_EVENT_TOKEN && event.token == expected.token && event.units == 0);
+    }
+}
+
 void states_and_memory(const char* path) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -225,5 +300,7 @@ void objects(const char* path) {
     handles(path);
     order(path);
     same_as_c(path);
+    constraints(path);
+    computed_ahead(path);
     states_and_memory(path);
 }

@@ -53,6 +53,17 @@ int main(int argc, char** argv) {
     CHECK(ours->size() == theirs->size());
     for (std::size_t index = 0; index < ours->size(); ++index) CHECK((*ours)[index] == (*theirs)[index]);
 
+    const trion::result<trion::constraint> broken = trion::constraint::regex(model, "(");
+    CHECK(!broken && broken.status() == TRION_CONSTRAINT && std::strlen(broken.message()) > 10);
+    CHECK(fork.set_constraint(trion::constraint()).status() == TRION_INVALID_ARGUMENT);
+    const trion::result<trion::constraint> letters = trion::constraint::regex(model, "[xyz]{6}");
+    CHECK(letters && fork.set_constraint(*letters));
+    CHECK(fork.compute(trion::unlimited)->kind == TRION_EVENT_READY);
+    written.clear();
+    CHECK(*trion::generate(fork, 20, [&](std::string_view piece) { written += piece; }) == TRION_STOP_CONSTRAINT);
+    CHECK(written.size() == 6 && written.find_first_not_of("xyz") == std::string::npos);
+    CHECK(fork.clear_constraint());
+
     const trion::result<std::vector<std::byte>> saved = session.save();
     CHECK(saved && fork.load(*saved));
     CHECK(tokens_elsewhere(argv[1], "two files") == model.encode("two files")->size());

@@ -1,6 +1,7 @@
 //! The first promise: the same bits on every kernel, any number of threads, any batching, any division into calls, and
 //! after fork, rewind, save and load.
 
+use std::fmt::Write;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +9,7 @@ use trion_engine::{
     CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
     SessionOptions,
 };
-use trion_tests::copy_golden;
+use trion_tests::{copy_golden, golden, root};
 
 /// Checkpoints that differ in everything that can take another path through the core.
 const MODELS: [&str; 8] = [
@@ -359,4 +360,31 @@ fn two_sessions_share_a_pool_and_a_model() {
             });
         }
     });
+}
+
+/// What `tests/c/determinism.c` prints, where it is defined, is what this library comes to.
+#[test]
+fn programs_in_c_come_to_the_same_bits() {
+    let model = Model::open(root().join("models/classics-14m.safetensors")).unwrap();
+    let prompt = trion_engine::prompt_tokens(&model, "The ship had been at sea for nine days when", true).unwrap();
+    let sampled = SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 7, ..SamplerOptions::GREEDY };
+    let mut lines = String::new();
+    for options in [SamplerOptions::GREEDY, sampled] {
+        let mut sampler = Sampler::new(options).unwrap();
+        let mut session = Session::new(&model, SessionOptions::new(512)).unwrap();
+        let mut next = prompt.clone();
+        let mut bytes = Vec::new();
+        for _ in 0..64 {
+            let logits = session.evaluate(&next, &Serial).unwrap().to_vec();
+            next = vec![sampler.sample(&logits, session.tokens())];
+            bytes.extend(next[0].to_le_bytes());
+        }
+        bytes.extend(session.logits().unwrap().iter().flat_map(|logit| logit.to_le_bytes()));
+        // FNV-1a (Fowler, Noll and Vo).
+        let hash = bytes
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+        writeln!(lines, "tokens 64 hash {hash:016x}").unwrap();
+    }
+    assert_eq!(lines, fs::read_to_string(golden("classics-14m.hashes")).unwrap());
 }
