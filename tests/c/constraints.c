@@ -296,7 +296,7 @@ static void copies(size_t step) {
             break;
         }
     }
-    CHECK(steps > 10 * step);
+    CHECK(steps > 3 * step);
     trion_session_free(reference);
     trion_session_free(assigned);
     trion_constraint_free(constraint);

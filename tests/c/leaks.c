@@ -39,6 +39,8 @@ static void live(const arguments *arguments, int threads) {
     trion_session *session, *fork;
     trion_text *text;
     trion_stop stop;
+    trion_constraint *constraint, *none = NULL;
+    trion_event event;
     char prompt[256], decoded[1024];
     unsigned char *state;
     uint32_t tokens[256];
@@ -56,7 +58,13 @@ static void live(const arguments *arguments, int threads) {
     CHECK_OK(trion_text_new(model, &text_options, &text, &error));
     CHECK_OK(trion_generate(session, text, 5, hear, NULL, &stop, &error));
     CHECK_OK(trion_generate(session, NULL, 5, hear, NULL, &stop, &error));
+    CHECK_OK(trion_constraint_new(model, TRION_GRAMMAR_REGEX, "[0-9]{2,4}", 10, &constraint, &error));
+    CHECK_STATUS(trion_constraint_new(model, TRION_GRAMMAR_REGEX, "(", 1, &none, &error), TRION_CONSTRAINT);
+    CHECK_OK(trion_session_set_constraint(session, constraint, &error));
+    trion_constraint_free(constraint);
+    CHECK_OK(trion_session_advance(session, SIZE_MAX, &event));
     CHECK_OK(trion_session_fork(session, NULL, &fork, &error));
+    CHECK_OK(trion_session_advance(fork, SIZE_MAX, &event));
     CHECK_OK(trion_session_saved_size(session, &size));
     state = take(size);
     CHECK_OK(trion_session_save(session, state, size, &size, &error));
