@@ -282,7 +282,8 @@ fn project(source: &str, variant: &str, prefix: &Path, options: &[&str], tools: 
     run("cmake", &["--build", &build, "--parallel"])?;
     let model = root().join("models/classics-14m.safetensors");
     let model = [("TRION_MODEL", &*model.to_string_lossy())];
-    run_with(&model, "ctest", &["--test-dir", &build, "--output-on-failure", "--no-tests=error"])
+    let test = ["--test-dir", &build, "--output-on-failure", "--no-tests=error", "--parallel", "2"];
+    run_with(&model, "ctest", &test)
 }
 
 /// Whether these programs are on the path. Where one is not, a step is left out, but not where changes are decided on.
