@@ -63,18 +63,20 @@ fn check_string(text: &str) -> Result<(), String> {
     }
 }
 
-/// None if it is beyond [`MAX_MULTIPLE`]. Numbers that are no multiple of 1e-9 are left to the library, which refuses them.
+/// None if it is beyond [`MAX_MULTIPLE`], or a number has more decimals than can be told apart. What is not above 0 is left
+/// to the library.
 fn common_multiple(numbers: &[f64]) -> Option<u64> {
     let scaled = |number: f64, decimals: i32| {
         let scaled = number * 10_f64.powi(decimals);
-        ((scaled - scaled.round()).abs() < 1e-6 * scaled.max(1.0)).then(|| scaled.round())
+        // Numbers that this takes for each other have more digits than the library admits.
+        ((scaled - scaled.round()).abs() <= 1e-12 * scaled).then(|| scaled.round())
     };
-    let decimals = |number: &f64| (0..=9).find(|decimals| scaled(*number, *decimals).is_some());
-    let finest = numbers.iter().filter_map(decimals).max().unwrap_or(0);
+    let numbers = numbers.iter().copied().filter(|number| *number > 0.0);
+    let mut decimals = numbers.clone().map(|number| (0..=18).find(|decimals| scaled(number, *decimals).is_some()));
+    let finest = decimals.try_fold(0, |finest, decimals| Some(finest.max(decimals?)))?;
     let mut common = 1;
     for number in numbers {
-        let Some(number) = scaled(*number, finest).filter(|n| *n >= 1.0) else { continue };
-        let number = if number <= MAX_MULTIPLE as f64 { number as u64 } else { return None };
+        let number = scaled(number, finest).filter(|number| *number <= MAX_MULTIPLE as f64)? as u64;
         common = common / greatest_common_divisor(common, number) * number;
         if common > MAX_MULTIPLE {
             return None;
@@ -105,7 +107,11 @@ mod tests {
             (&[9973.0, 9967.0], None),
             (&[99_999_999.0], None),
             (&[1e300], None),
-            (&[0.3, 1.0 / 3.0], Some(3)),
+            (&[0.3, 1.0 / 3.0], None),
+            (&[10.000_009], None),
+            (&[0.000_099_998_3], None),
+            (&[1e-300], None),
+            (&[0.1 + 0.2], Some(3)),
         ] {
             assert_eq!(common_multiple(numbers), expected, "{numbers:?}");
         }
