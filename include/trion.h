@@ -624,7 +624,7 @@ typedef struct trion_event {
      * made with `probabilities`; else 0.
      */
     float probability;
-    /** Units that the call took, rounded up. */
+    /** Units that the call took, rounded up; of a cancelled call, those of the steps that were completed. */
     size_t units;
 } trion_event;
 
@@ -643,9 +643,9 @@ trion_status trion_session_push(trion_session *session,
                                 trion_error *error);
 
 /**
- * Computes for at most `budget` units, or until a token is chosen; SIZE_MAX for no limit. The smallest step is a tile
- * of 32 rows for all tokens of a batch, so with `max_batch` over 64 a call can take `max_batch` / 64 units. A budget
- * of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+ * Computes for `budget` units, or until a token is chosen; SIZE_MAX for no limit. The last step may go beyond the
+ * budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit. A
+ * budget of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
  *
  * TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
  */
@@ -966,8 +966,8 @@ void trion_text_free(trion_text *text);
 
 /**
  * Writes at most `max_tokens` tokens of `session` to `on_text(user, ...)`, for programs that need no slices. `text`
- * decides on stop strings and is finished; NULL for one with default options. The session is left where the text ends,
- * and can go on.
+ * decides on stop strings and is finished; NULL for one with default options. `stop` receives why the text ended, and
+ * may be NULL. The session is left where the text ends, and can go on; what belongs to a stop string is in it.
  *
  * As trion_session_advance(); TRION_NO_TOKENIZER; TRION_OTHER_MODEL for a text of another model.
  */
@@ -990,10 +990,11 @@ trion_status trion_generate(trion_session *session,
  * Text that follows a JSON schema, a regular expression or a grammar: tokens that would lead away from it are not
  * chosen. A constraint is compiled ahead, once for a model, and any number of sessions use it.
  *
- * The text that is constrained begins after the last token that the caller pushed. Rewinding goes back in it too.
- * Where the text may end, the model may end it (TRION_REASON_END); where nothing else may follow, it ends with
- * TRION_REASON_CONSTRAINT; where nothing can follow although it may not end, with TRION_REASON_DEAD_END.
- * docs/constraints.md says what grammars may contain, and which bounds there are.
+ * The text that is constrained begins after the last token that the caller pushed. Rewinding by the token that was
+ * just chosen goes back in it; what is pushed after a rewind begins a new one. Where the text may end, the model may
+ * end it (TRION_REASON_END); where nothing else may follow, it ends with TRION_REASON_CONSTRAINT; where nothing can
+ * follow although it may not end, with TRION_REASON_DEAD_END. docs/constraints.md says what grammars may contain, and
+ * which bounds there are.
  */
 
 /** How a constraint is written. */

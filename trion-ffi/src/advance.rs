@@ -65,7 +65,7 @@ pub struct trion_event {
     /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was
     /// made with `probabilities`; else 0.
     pub probability: f32,
-    /// Units that the call took, rounded up.
+    /// Units that the call took, rounded up; of a cancelled call, those of the steps that were completed.
     pub units: usize,
 }
 
@@ -216,9 +216,9 @@ pub unsafe extern "C" fn trion_session_push(
     })
 }
 
-/// Computes for at most `budget` units, or until a token is chosen; SIZE_MAX for no limit. The smallest step is a tile
-/// of 32 rows for all tokens of a batch, so with `max_batch` over 64 a call can take `max_batch` / 64 units. A budget
-/// of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+/// Computes for `budget` units, or until a token is chosen; SIZE_MAX for no limit. The last step may go beyond the
+/// budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit. A
+/// budget of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
 ///
 /// TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
 #[unsafe(no_mangle)]

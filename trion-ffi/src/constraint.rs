@@ -3,10 +3,11 @@
 //! Text that follows a JSON schema, a regular expression or a grammar: tokens that would lead away from it are not
 //! chosen. A constraint is compiled ahead, once for a model, and any number of sessions use it.
 //!
-//! The text that is constrained begins after the last token that the caller pushed. Rewinding goes back in it too.
-//! Where the text may end, the model may end it (TRION_REASON_END); where nothing else may follow, it ends with
-//! TRION_REASON_CONSTRAINT; where nothing can follow although it may not end, with TRION_REASON_DEAD_END.
-//! docs/constraints.md says what grammars may contain, and which bounds there are.
+//! The text that is constrained begins after the last token that the caller pushed. Rewinding by the token that was
+//! just chosen goes back in it; what is pushed after a rewind begins a new one. Where the text may end, the model may
+//! end it (TRION_REASON_END); where nothing else may follow, it ends with TRION_REASON_CONSTRAINT; where nothing can
+//! follow although it may not end, with TRION_REASON_DEAD_END. docs/constraints.md says what grammars may contain, and
+//! which bounds there are.
 
 use std::ffi::c_char;
 use std::mem::MaybeUninit;

@@ -180,6 +180,10 @@ impl trion_session {
 impl Inner {
     /// Takes over what another session came to.
     pub(crate) fn copy_from(&mut self, other: &Inner) -> Result<(), Failure> {
+        #[cfg(feature = "text")]
+        if other.constraint.is_some() && !other.loaded.model.is_same(&self.loaded.model) {
+            return Err(Failure::OTHER_MODEL);
+        }
         self.core.fork_from(&other.core)?;
         self.sampler = other.sampler;
         self.ended = other.ended.filter(|_| !self.plan.ignore_end);

@@ -182,8 +182,8 @@ pub enum trion_stop {
 }
 
 /// Writes at most `max_tokens` tokens of `session` to `on_text(user, ...)`, for programs that need no slices. `text`
-/// decides on stop strings and is finished; NULL for one with default options. The session is left where the text ends,
-/// and can go on.
+/// decides on stop strings and is finished; NULL for one with default options. `stop` receives why the text ended, and
+/// may be NULL. The session is left where the text ends, and can go on; what belongs to a stop string is in it.
 ///
 /// As trion_session_advance(); TRION_NO_TOKENIZER; TRION_OTHER_MODEL for a text of another model.
 #[unsafe(no_mangle)]
