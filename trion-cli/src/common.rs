@@ -37,7 +37,7 @@ impl Failure {
 
     /// A text that is not whole, after it was written.
     pub(crate) fn dead_end() -> Self {
-        let help = "the constraint asks for text that the tokens of the model cannot spell, or went beyond a bound of its work";
+        let help = "the constraint asks for what the model has no tokens for, or went beyond a bound of its work";
         Failure::advised("dead end: the text follows its constraint so far, and no token continues it", help)
     }
 

@@ -152,15 +152,15 @@ impl Sampler {
         &self.options
     }
 
-    /// Chooses a token by its logit in `logits` `[vocab_size]`, given the tokens before it. A NaN counts as the smallest
-    /// logit, and an empty slice gives token 0.
+    /// Chooses a token by its logit in `logits` `[vocab_size]`, given the tokens before it. A NaN counts as the
+    /// smallest logit, and an empty slice gives token 0.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
         self.choose(logits, history, |_| true).unwrap_or(0)
     }
 
     /// [`Sampler::sample`] among the tokens that `mask` allows: bit `token % 32` of word `token / 32` is set for those.
-    /// Tokens beyond the mask are not allowed. The mask comes first, so top-k and top-p count allowed tokens alone, and a
-    /// mask that allows everything gives what [`Sampler::sample`] gives.
+    /// Tokens beyond the mask are not allowed. The mask comes first, so top-k and top-p count allowed tokens alone, and
+    /// a mask that allows everything gives what [`Sampler::sample`] gives.
     ///
     /// None if no token of the vocabulary is allowed; the generator is then as it was.
     pub fn sample_masked(&mut self, logits: &[f32], history: &[u32], mask: &[u32]) -> Option<u32> {

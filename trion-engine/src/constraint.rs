@@ -1,9 +1,9 @@
 //! Text that must follow a grammar: a JSON schema, a regular expression, or a grammar in the form of Lark.
 //!
 //! A [`Constraint`] is compiled ahead, once for a model and a grammar. A [`ConstraintState`] is a place in a text that
-//! follows it: [`mask`](ConstraintState::mask) says which tokens may come next, [`accept`](ConstraintState::accept) goes on
-//! by one. The mask is for [`Sampler::sample_masked`](trion_core::Sampler::sample_masked), which applies it before anything
-//! else, so a constraint works with every option of the sampler.
+//! follows it: [`mask`](ConstraintState::mask) says which tokens may come next, [`accept`](ConstraintState::accept)
+//! goes on by one. The mask is for [`Sampler::sample_masked`](trion_core::Sampler::sample_masked), which applies it
+//! before anything else, so a constraint works with every option of the sampler.
 //!
 //! ```no_run
 //! use trion_engine::{Constraint, Grammar, Mask, Model};
@@ -21,8 +21,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What grammars may say, and the bounds of time and memory, is in `docs/constraints.md`. The work is done by the library
-//! `llguidance`.
+//! What grammars may say, and the bounds of time and memory, is in `docs/constraints.md`. The work is done by the
+//! library `llguidance`.
 
 mod schema;
 mod vocabulary;
@@ -39,12 +39,12 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 pub(crate) use vocabulary::Vocabulary;
 
-/// Longest JSON schema, in bytes. The library calls itself once for each name in a chain of definitions. The longest chain
-/// that fits into a grammar takes less than a quarter of [`STACK_BYTES`].
+/// Longest JSON schema, in bytes. The library calls itself once for each name in a chain of definitions. The longest
+/// chain that fits into a grammar takes less than a quarter of [`STACK_BYTES`].
 const MAX_SCHEMA_BYTES: usize = 1 << 17;
 
-/// Longest regular expression, and longest grammar in the form of Lark, in bytes. Some expressions take memory and time in
-/// proportion to the square of their length, which the library's own bounds do not count.
+/// Longest regular expression, and longest grammar in the form of Lark, in bytes. Some expressions take memory and time
+/// in proportion to the square of their length, which the library's own bounds do not count.
 const MAX_GRAMMAR_BYTES: usize = 1 << 16;
 
 /// Stack of the thread that compiles a grammar. Only what is used is ever touched.
@@ -112,8 +112,8 @@ impl Grammar<'_> {
     }
 }
 
-/// Checks the schemas within a grammar in the form of Lark. What only looks like one, in a string or a comment, is checked
-/// too, if it is JSON.
+/// Checks the schemas within a grammar in the form of Lark. What only looks like one, in a string or a comment, is
+/// checked too, if it is JSON.
 fn check_nested(grammar: &str) -> std::result::Result<(), String> {
     grammar.match_indices("%json").try_for_each(|(at, marker)| {
         let rest = &grammar[at + marker.len()..];
@@ -139,8 +139,8 @@ fn limits() -> ParserLimits {
     }
 }
 
-/// A grammar that is compiled for the tokens of one model. Immutable, and shared by any number of texts and threads; cloning
-/// shares it.
+/// A grammar that is compiled for the tokens of one model. Immutable, and shared by any number of texts and threads;
+/// cloning shares it.
 #[derive(Clone)]
 pub struct Constraint(Arc<Compiled>);
 
@@ -157,8 +157,8 @@ impl std::fmt::Debug for Constraint {
 }
 
 impl Constraint {
-    /// Compiles `grammar` for the tokens of `model`. The first call for a model also builds a tree of its tokens, which all
-    /// constraints of the model share.
+    /// Compiles `grammar` for the tokens of `model`. The first call for a model also builds a tree of its tokens, which
+    /// all constraints of the model share.
     ///
     /// The work is done on a thread of its own with a large stack, which ends before the call does.
     ///
@@ -211,8 +211,8 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T>
     })
 }
 
-/// Runs a call of the library, which panics where it meets an error of its own (its tests hold such grammars). Who gets an
-/// error must not use what the call was changing any more.
+/// Runs a call of the library, which panics where it meets an error of its own. Who gets
+/// an error must not use what the call was changing any more.
 fn guarded<T>(call: impl FnOnce() -> T) -> std::result::Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| panic_message(&*panic))
 }
@@ -230,8 +230,8 @@ pub enum Mask<'a> {
     Allowed(&'a [u32]),
     /// The text is whole, and nothing may follow but its end.
     Complete,
-    /// The text is not whole, and no token of the vocabulary continues it, or the library gave up at one of its bounds; why,
-    /// in words. This is final.
+    /// The text is not whole, and no token of the vocabulary continues it, or the library gave up at one of its bounds;
+    /// why, in words. This is final.
     DeadEnd(&'a str),
 }
 
@@ -282,7 +282,8 @@ impl ConstraintState {
         &self.constraint
     }
 
-    /// Which tokens may come next. Computed once for a place, mostly in some tens of microseconds; asking again is free.
+    /// Which tokens may come next. Computed once for a place, mostly in some tens of microseconds; asking again is
+    /// free.
     pub fn mask(&mut self) -> Mask<'_> {
         if self.outcome == Outcome::Unknown {
             self.look();
@@ -304,8 +305,9 @@ impl ConstraintState {
     /// Goes on by one token. A token that ends texts leads to [`Mask::Complete`] where the text may end.
     ///
     /// # Errors
-    /// [`Error::Constraint`] for a token that is not allowed here, also at the end of the text and in a dead end; the state is
-    /// unchanged. The same error if the library gives up at one of its bounds, which is a dead end from then on.
+    /// [`Error::Constraint`] for a token that is not allowed here, also at the end of the text and in a dead end; the
+    /// state is unchanged. The same error if the library gives up at one of its bounds, which is a dead end from then
+    /// on.
     pub fn accept(&mut self, token: u32) -> Result<()> {
         // Also gives the library fuel for the step.
         let reason = match self.mask() {

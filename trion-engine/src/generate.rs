@@ -92,8 +92,8 @@ pub struct Generated {
 /// A prompt without any token begins with the model's first token, as after a blank.
 ///
 /// # Errors
-/// When the model has no tokenizer, the prompt does not fit, an option is outside its range, or the constraint was compiled
-/// for another model.
+/// When the model has no tokenizer, the prompt does not fit, an option is outside its range, or the constraint was
+/// compiled for another model.
 pub fn generate(
     model: &Model,
     prompt: &str,
@@ -129,8 +129,8 @@ pub fn prompt_tokens(model: &Model, prompt: &str, add_special_tokens: bool) -> R
     if tokens.is_empty() { Err(trion_core::Error::NoTokens.into()) } else { Ok(tokens) }
 }
 
-/// [`generate`] in a session that may hold tokens already: a conversation that goes on. `prompt` comes after them. The last
-/// token that is written is not computed: push it before what follows.
+/// [`generate`] in a session that may hold tokens already: a conversation that goes on. `prompt` comes after them. The
+/// last token that is written is not computed: push it before what follows.
 ///
 /// # Errors
 /// As [`generate`].
@@ -238,7 +238,8 @@ impl Choice {
         Ok(self.sampler.sample(logits, history))
     }
 
-    /// Goes on by the token that was found. False if that cannot be followed, which is the case at a bound of the constraint.
+    /// Goes on by the token that was found. False if that cannot be followed, which is the case at a bound of the
+    /// constraint.
     fn accept(&mut self, token: u32) -> bool {
         if let Some(state) = &mut self.state {
             return state.accept(token).is_ok();

@@ -112,8 +112,8 @@ fn tokens_with_spaces_and_bytes_of_their_own() {
         "▁[", "<0xC3>", "<0xA9>", "<0x61>", "<0x0A>", "<0xFF>",
     ];
     let model = pieces_model("pieces", &pieces);
-    let schema = r#"{"type": "object", "properties": {"ab": {"type": "array", "items": {"enum": [1, 2, 12]}, "maxItems": 3}},
-        "required": ["ab"], "additionalProperties": false}"#;
+    let schema = r#"{"type": "object", "properties": {"ab": {"type": "array", "items": {"enum": [1, 2, 12]},
+        "maxItems": 3}}, "required": ["ab"], "additionalProperties": false}"#;
     let constraint = Constraint::new(&model, Grammar::JsonSchema(schema)).unwrap();
     for sampler in samplers() {
         let generated = write(&model, &constraint, sampler, 600);

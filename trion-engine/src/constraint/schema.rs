@@ -5,12 +5,12 @@ use serde_json::Value;
 /// Longest string, in bytes. It may be a regular expression, and there may be many.
 const MAX_STRING_BYTES: usize = 1 << 14;
 
-/// Most properties of a schema. An object costs time in proportion to the square of its properties, and `allOf` makes one
-/// object of several.
+/// Most properties of a schema. An object costs time in proportion to the square of its properties, and `allOf` makes
+/// one object of several.
 const MAX_PROPERTIES: usize = 2000;
 
-/// Largest common multiple of all `multipleOf`, counted in units of the last decimal of the finest of them: as many states
-/// has the automaton that divides.
+/// Largest common multiple of all `multipleOf`, counted in units of the last decimal of the finest of them: as many
+/// states has the automaton that divides.
 const MAX_MULTIPLE: u64 = 100_000;
 
 /// What was met in a schema.
@@ -63,8 +63,8 @@ fn check_string(text: &str) -> Result<(), String> {
     }
 }
 
-/// None if it is beyond [`MAX_MULTIPLE`], or a number has more decimals than can be told apart. What is not above 0 is left
-/// to the library.
+/// None if it is beyond [`MAX_MULTIPLE`], or a number has more decimals than can be told apart. What is not above 0 is
+/// left to the library.
 fn common_multiple(numbers: &[f64]) -> Option<u64> {
     let scaled = |number: f64, decimals: i32| {
         let scaled = number * 10_f64.powi(decimals);

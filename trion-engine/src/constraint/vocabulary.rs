@@ -8,8 +8,8 @@ use llguidance::toktrie::{INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie, TokenId, To
 use crate::error::{Error, Result};
 use crate::model::Model;
 
-/// Longest token that the tree holds, in bytes; the tree is walked recursively while it is built. Longer tokens are never
-/// allowed, and their text is still reached by others.
+/// Longest token that the tree holds, in bytes; the tree is walked recursively while it is built. Longer tokens are
+/// never allowed, and their text is still reached by others.
 const MAX_TOKEN_BYTES: usize = 512;
 
 /// Most bytes of all tokens together: the tree counts its nodes in 22 bits.
