@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use cbindgen::{Builder, Config};
 
@@ -113,4 +114,38 @@ fn the_header_is_current() {
         fs::write(&path, &made).expect("include/trion.h");
     }
     assert!(read(&path) == made, "include/trion.h is out of date: run cargo xtask header");
+}
+
+#[test]
+fn the_headers_compile_alone_as_c_and_as_cpp() {
+    let include = crate_directory().join("../include");
+    let c = ["-x", "c", "-std=c99"];
+    let cpp = ["-x", "c++", "-std=c++17"];
+    for (compiler, header, language) in [
+        ("gcc", "trion.h", c),
+        ("clang", "trion.h", c),
+        ("gcc", "trion.h", cpp),
+        ("clang", "trion.h", cpp),
+        ("gcc", "trion.hpp", cpp),
+        ("clang", "trion.hpp", cpp),
+    ] {
+        let flags = ["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only"];
+        let command = Command::new(compiler)
+            .args(language)
+            .args(flags)
+            .args(["-include", header, "/dev/null", "-I"])
+            .arg(&include)
+            .output();
+        match command {
+            Ok(output) => {
+                let words = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{compiler} {language:?} {header}: {words}");
+            }
+            // Where changes are decided on, both compilers are there.
+            Err(error) => {
+                assert!(std::env::var_os("CI").is_none(), "{compiler}: {error}");
+                println!("skipped: {compiler} not found");
+            }
+        }
+    }
 }
