@@ -124,6 +124,9 @@ pub(crate) fn switch(value: u32) -> Result<bool, Failure> {
     }
 }
 
+/// No version of the interface has options of more bytes: a size that was never set is found, and not read over.
+const LARGEST_OPTIONS: usize = 4096;
+
 /// Options that begin with their own size, so that later versions can add fields at the end. All zero is the default.
 ///
 /// # Safety
@@ -142,8 +145,8 @@ pub(crate) unsafe trait Options: Copy {
             check(pointer, 1)?;
             // SAFETY: options begin with their size.
             let size = unsafe { pointer.cast::<usize>().read() };
-            if size < Self::FIRST_SIZE || size > isize::MAX as usize {
-                return Err(Failure::argument("struct_size is smaller than the options are: set it to sizeof"));
+            if !(Self::FIRST_SIZE..=LARGEST_OPTIONS).contains(&size) {
+                return Err(Failure::argument("struct_size is not the size of these options: set it to sizeof"));
             }
             // SAFETY: the caller's promise.
             let bytes = unsafe { slice::from_raw_parts(pointer.cast::<u8>(), size) };

@@ -87,7 +87,7 @@ pub(crate) fn in_allocated(
     // SAFETY: a function of the caller's, with what it asked for.
     let block = NonNull::new(unsafe { allocate(allocator.user, size, ALIGNMENT) }).ok_or(none)?;
     let owner = Owner::Allocator { allocator, block, size };
-    if !block.cast::<[u8; ALIGNMENT]>().as_ptr().addr().is_multiple_of(ALIGNMENT) {
+    if !block.as_ptr().addr().is_multiple_of(ALIGNMENT) {
         owner.release();
         return Err(Failure::argument("the allocator gave memory that is not aligned as it was asked to"));
     }
