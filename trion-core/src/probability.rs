@@ -28,8 +28,8 @@ impl Softmax {
     }
 
     fn weight(&self, logit: f32) -> f64 {
-        // A NaN is the least probable, as for the sampler; without this, so would be everything beside an infinity.
-        if logit.is_nan() { 0.0 } else { f64::from(exp_f32(logit - self.largest)) }
+        // Also for a NaN, which counts as the least probable, as for the sampler: it is not above anything.
+        if logit > f32::NEG_INFINITY { f64::from(exp_f32(logit - self.largest)) } else { 0.0 }
     }
 
     fn probability(&self, logit: f32) -> f32 {
