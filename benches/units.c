@@ -3,8 +3,8 @@
  *
  *     units MODEL [ROUNDS]
  *
- * Every round computes the same token twice, whole and in slices of one unit, so that a noisy machine disturbs both alike.
- * Times are of the thread's own CPU clock: a thread that loses its core for a while has not computed for longer.
+ * Every round computes the same token twice, whole and in slices of one unit, so that a noisy machine disturbs both
+ * alike. Times are of the thread's own CPU clock: a thread that loses its core for a while has not computed for longer.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -42,7 +42,7 @@ static double percentile(double part) {
     return samples[(size_t)(part * (double)(sample_count - 1))];
 }
 
-/* Computes what was pushed, `budget` units at a time, and returns the time of all calls; the time of each is a sample. */
+/* Computes what was pushed, `budget` units at a time: the time of all calls. The time of each is a sample. */
 static double compute(trion_session *session, size_t budget, size_t *calls) {
     trion_event event;
     double total = 0;
@@ -147,7 +147,8 @@ int main(int argc, char **argv) {
     }
     if (sample_count > 0) {
         qsort(samples, sample_count, sizeof *samples, ascending);
-        printf("cancelled in a prompt, %zu times, us of wall time until the call is back: median %.1f, 99 %% %.1f, max %.1f\n",
+        printf("cancelled in a prompt, %zu times, us of wall time until the call is back: "
+               "median %.1f, 99 %% %.1f, max %.1f\n",
                sample_count, 1e6 * percentile(0.5), 1e6 * percentile(0.99), 1e6 * percentile(1.0));
     }
     trion_session_free(session);

@@ -9,15 +9,15 @@
  *     receives the words; it may be NULL, and is written only on failure.
  *  2. NULL is refused with TRION_INVALID_ARGUMENT, except where a function says what it stands for. Other pointers are
  *     valid, and aligned for their type. A pair of pointer and size may be NULL and 0.
- *  3. Handles come from a call and are given back to the function named `_free`, once. `_free` takes NULL. Sessions, texts
- *     and constraints keep their model alive, and models their runtime, so the order of freeing does not matter.
+ *  3. Handles come from a call and are given back to the function named `_free`, once. `_free` takes NULL. Sessions,
+ *     texts and constraints keep their model alive, and models their runtime, so the order of freeing does not matter.
  *  4. `const` means that the call does not change what others see. Nothing is both input and output.
  *  5. Options begin with `struct_size`, and a field that is zero has its default: `trion_session_options options =
- *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero; one
- *     that knows fewer refuses what it does not know, unless it is zero.
+ *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero;
+ *     one that knows fewer refuses what it does not know, unless it is zero.
  *  6. Callbacks get the `user` pointer of their registration first. They return; they do not throw or jump out.
- *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time for
- *     one handle.
+ *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time
+ *     for one handle.
  *  8. No function prints, exits, reads the environment or the clock, or changes a global; none unwinds into the caller.
  */
 #ifndef TRION_H

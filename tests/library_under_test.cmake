@@ -1,5 +1,5 @@
-# The installed library as the target `trion-under-test`, found and linked in one of four ways. `include_dirs` is where its
-# headers are.
+# The installed library as the target `trion-under-test`, found and linked in one of four ways. `include_dirs` is where
+# its headers are.
 set(TRION_FIND cmake CACHE STRING "How the library is found: cmake or pkgconfig")
 set(TRION_LINK shared CACHE STRING "Which library: shared or static")
 

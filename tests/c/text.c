@@ -1,6 +1,6 @@
 /*
- * Text as it is written: stop strings wherever they lie, characters of several tokens, special tokens, the two ways with
- * callbacks, and probabilities.
+ * Text as it is written: stop strings wherever they lie, characters of several tokens, special tokens, the two ways
+ * with callbacks, and probabilities.
  */
 #include "check.h"
 #include "support.h"
@@ -99,7 +99,8 @@ static void events(const trion_model *model) {
     memset(&run, 0, sizeof run);
     CHECK_OK(trion_session_run(session, 5, hear_event, &run, &event));
     CHECK(event.kind == TRION_EVENT_DONE && event.reason == TRION_REASON_CANCELLED && run.token_count == TOKENS);
-    CHECK_OK(trion_model_decode(model, run.tokens, TOKENS, TRION_DECODE_SKIP_SPECIAL, text, sizeof text, &size, &error));
+    CHECK_OK(trion_model_decode(model, run.tokens, TOKENS, TRION_DECODE_SKIP_SPECIAL, text, sizeof text, &size,
+                                &error));
     CHECK(size == whole.size && memcmp(text, whole.text, size) == 0);
     trion_session_free(session);
     session = begin(model, 0);
@@ -124,7 +125,8 @@ static void probabilities(const trion_model *model) {
         /* Greedy: the chosen one is the most probable, and its event says so in the same bits. */
         CHECK(candidates[0].token == event.token && candidates[0].probability == event.probability);
         for (k = 0; k < count; k++) {
-            CHECK(candidates[k].probability > 0 && (k == 0 || candidates[k].probability <= candidates[k - 1].probability));
+            CHECK(candidates[k].probability > 0);
+            CHECK(k == 0 || candidates[k].probability <= candidates[k - 1].probability);
             sum += candidates[k].probability;
         }
         CHECK(sum > 0.5 && sum < 1.000001);

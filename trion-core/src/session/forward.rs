@@ -149,7 +149,7 @@ impl Session<'_, '_> {
                 let (layer, stage) = stage_at(self.model.config().num_hidden_layers, self.cursor.stage);
                 let (units, cost) = batch.extent(self.model, layer, stage);
                 let from = self.cursor.unit;
-                // The last unit may cost more than what is left: so every call spends its budget, and a small one gets on too.
+                // The last unit may cost more than what is left: every call spends its budget, and a small one gets on.
                 let affordable = budget.div_ceil(cost.max(1));
                 let to = units.min(from.saturating_add(affordable));
                 if from < to {
