@@ -13,8 +13,8 @@
  *     texts and constraints keep their model alive, and models their runtime, so the order of freeing does not matter.
  *  4. `const` means that the call does not change what others see. Nothing is both input and output.
  *  5. Options begin with `struct_size`, and a field that is zero has its default: `trion_session_options options =
- *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for zero;
- *     one that knows fewer refuses what it does not know, unless it is zero.
+ *     {.struct_size = sizeof options};` is enough, and so is NULL. A library that knows more fields takes them for
+ *     zero; one that knows fewer refuses what it does not know, unless it is zero.
  *  6. Callbacks get the `user` pointer of their registration first. They return; they do not throw or jump out.
  *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time
  *     for one handle.

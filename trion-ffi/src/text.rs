@@ -58,6 +58,10 @@ pub struct trion_piece {
 }
 
 impl trion_text {
+    fn new(loaded: Loaded, stream: TextStream, stops: Vec<String>) -> Self {
+        trion_text { loaded, stream, stops: StopStrings::new(stops), piece: String::new() }
+    }
+
     fn push(&mut self, token: u32) -> Result<trion_piece, Failure> {
         let piece = self.stream.push(self.loaded.tokenizer()?, token);
         self.piece.clear();
@@ -114,9 +118,7 @@ pub unsafe extern "C" fn trion_text_new(
         let skip = !switch(options.special)?;
         let stream =
             if switch(options.beginning)? { TextStream::new(tokenizer, skip) } else { TextStream::continuing(skip) };
-        let text =
-            trion_text { loaded: model.0.clone(), stream, stops: StopStrings::new(stops?), piece: String::new() };
-        out.write(Box::into_raw(Box::new(text)));
+        out.write(Box::into_raw(Box::new(trion_text::new(model.0.clone(), stream, stops?))));
         Ok(())
     })
 }
@@ -207,8 +209,7 @@ pub unsafe extern "C" fn trion_generate(
             Some(_) => return Err(Failure::OTHER_MODEL),
             None => {
                 loaded.tokenizer()?;
-                let (stream, stops) = (TextStream::continuing(true), StopStrings::new(Vec::new()));
-                own = trion_text { loaded, stream, stops, piece: String::new() };
+                own = trion_text::new(loaded, TextStream::continuing(true), Vec::new());
                 &mut own
             }
         };
