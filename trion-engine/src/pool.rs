@@ -22,6 +22,8 @@ const JOINED: usize = 2;
 type Work = &'static (dyn Fn() + Sync);
 
 struct Shared {
+    /// Workers that have come to life: what the system allocates for a thread is allocated by then.
+    started: AtomicUsize,
     /// Counts regions, so that a thread joins each at most once.
     region: AtomicUsize,
     state: AtomicUsize,
@@ -48,7 +50,8 @@ impl Pool {
     /// Most threads of a pool.
     pub const MAX_THREADS: usize = 256;
 
-    /// A pool of `threads`, the calling one included; 0 for one for each physical core.
+    /// A pool of `threads`, the calling one included; 0 for one for each physical core. Returns when all of them run, and
+    /// with that has made the last allocation of the pool's life.
     ///
     /// # Errors
     /// [`Error::Argument`] for more than [`Pool::MAX_THREADS`], or if the system cannot start them.
@@ -58,6 +61,7 @@ impl Pool {
             return Err(Error::Argument(format!("{threads} threads, expected at most {}", Self::MAX_THREADS)));
         }
         let shared = Arc::new(Shared {
+            started: AtomicUsize::new(0),
             region: AtomicUsize::new(0),
             state: AtomicUsize::new(0),
             work: Mutex::new(None),
@@ -73,6 +77,9 @@ impl Pool {
                 .spawn(move || shared.serve(&flag))
                 .map_err(|e| Error::Argument(format!("cannot start thread {n} of {threads}: {e}")))?;
             pool.workers.push(Worker { thread: handle.thread().clone(), handle: Some(handle), asleep });
+        }
+        while pool.shared.started.load(Ordering::Acquire) < pool.workers.len() {
+            thread::yield_now();
         }
         Ok(pool)
     }
@@ -145,6 +152,7 @@ impl Drop for Region<'_> {
 impl Shared {
     /// What a worker does all its life.
     fn serve(&self, asleep: &AtomicBool) {
+        self.started.fetch_add(1, Ordering::Release);
         let mut seen = 0;
         while let Some(region) = self.next_region(seen, asleep) {
             seen = region;
