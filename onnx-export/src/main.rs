@@ -1,0 +1,3 @@
+//! The command `trion-onnx`.
+
+fn main() {}
