@@ -54,9 +54,9 @@ pub fn accumulators(module: &str) -> String {
     format!("{module}/accumulators")
 }
 
-/// What a module gives on.
+/// What a module gives on; the head gives [`LOGITS`].
 pub fn output(module: &str) -> String {
-    format!("{module}/output")
+    if module == HEAD { LOGITS.to_owned() } else { format!("{module}/output") }
 }
 
 /// The projection whose quantised activations `projection` reads: an earlier one that has the same input and quantises it
