@@ -26,26 +26,18 @@ struct Inputs {
     sin: String,
 }
 
-/// Writes a model into an empty graph. `progress(done, total)` counts blocks, and the head as one.
-pub(crate) fn write_decoder(
-    graph: &mut Graph,
-    model: &Model<'_>,
-    options: &ExportOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
+/// Writes a model into an empty graph.
+pub(crate) fn write_decoder(graph: &mut Graph, model: &Model<'_>, options: &ExportOptions) -> Result<()> {
     let config = model.config();
     let linears = Linears { weights: options.weights };
-    let total = config.num_hidden_layers as u64 + 1;
     let ids = graph.input("input_ids", DataType::Int64, &[BATCH, SEQUENCE]);
     let inputs = inputs(graph, config, options.cache)?;
     let (table, mut hidden) = embedding(graph, model, options.head, &ids)?;
     for (n, layer) in model.layers().iter().enumerate() {
-        progress(n as u64, total);
         let block = Block { config, n, layer, linears: &linears, cache: options.cache };
         let attended = block.attention(graph, &inputs, &hidden)?;
         hidden = block.mlp(graph, &attended)?;
     }
-    progress(total - 1, total);
     let normed = rms_norm(graph, names::NORM, model.norm(), config.rms_norm_eps, &hidden)?;
     head(graph, model, options, &linears, table, &normed)?;
     let vocab_size = Dim::Fixed(config.vocab_size);
@@ -55,7 +47,6 @@ pub(crate) fn write_decoder(
             graph.output(&names::present(n, what), DataType::Float, &cache_shape(config, TOTAL));
         }
     }
-    progress(total, total);
     Ok(())
 }
 

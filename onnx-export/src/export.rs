@@ -83,17 +83,11 @@ impl Default for ExportOptions {
 /// Writes the folder `directory`: the graph, and the configuration and tokenizer files that runtimes want beside it.
 ///
 /// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all is written.
-/// Memory beyond the model's own is one matrix, and `external_over` twice. `progress(done, total)` counts blocks. Gives the
-/// bytes of all files.
+/// Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
 ///
 /// # Errors
 /// When the model has something that the options have no form for, or the folder cannot be written.
-pub fn export(
-    model: &Model,
-    directory: &Path,
-    options: &ExportOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<u64> {
+pub fn export(model: &Model, directory: &Path, options: &ExportOptions) -> Result<u64> {
     if options.external_over > 1 << 30 {
         let message = format!("external data over {} bytes, expected at most 2^30", options.external_over);
         return Err(Error::Argument(message));
@@ -109,7 +103,7 @@ pub fn export(
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
     let staging = Staging::new(parent)?;
-    write_graph(model, &staging.0, options, progress)?;
+    write_graph(model, &staging.0, options)?;
     settings::write(model, &staging.0, options)?;
     let bytes = size(&staging.0)?;
     if exists {
@@ -154,17 +148,12 @@ impl Drop for Staging {
 }
 
 /// Writes [`GRAPH_FILE`], and [`DATA_FILE`] if there is much.
-fn write_graph(
-    model: &Model,
-    directory: &Path,
-    options: &ExportOptions,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<()> {
+fn write_graph(model: &Model, directory: &Path, options: &ExportOptions) -> Result<()> {
     let (file, data) = (directory.join(GRAPH_FILE), directory.join(DATA_FILE));
     let folder = file.parent().unwrap_or(directory);
     fs::create_dir(folder).map_err(|e| Error::io(folder, e))?;
     let mut graph = Graph::new("decoder", &data)?;
-    write_decoder(&mut graph, model.core(), options, progress)?;
+    write_decoder(&mut graph, model.core(), options)?;
     let graph = graph.finish(options.external_over)?;
 
     let mut metadata = vec![

@@ -74,7 +74,7 @@ fn run_export(arguments: &ExportArguments) -> Result<ExitCode, Error> {
         license: arguments.license.clone().or_else(|| stated_license(&arguments.model)),
         replace: arguments.force,
     };
-    let bytes = export(&model, &arguments.output, &options, &mut |_, _| {})?;
+    let bytes = export(&model, &arguments.output, &options)?;
     // Whoever closed the output does not want to know.
     let _ = writeln!(io::stdout(), "{}: {bytes} bytes", arguments.output.display());
     Ok(ExitCode::SUCCESS)

@@ -191,3 +191,103 @@ pub(crate) fn write_trits(matrix: &TernaryMatrix<'_>, width: usize, out: &mut dy
     }
     if bits > 0 { out.write_all(&[byte]) } else { Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use trion_core::Rescale;
+
+    use super::*;
+
+    /// A matrix of trits that follow no short rule.
+    fn packed(rows: usize, cols: usize) -> (Vec<i8>, Vec<u8>) {
+        let trits: Vec<i8> = (0..rows * cols).map(|i| ((i * i + i / 7) % 3) as i8 - 1).collect();
+        let mut packed = vec![trion_core::ternary::FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+        for (row, trits) in trits.chunks(cols).enumerate() {
+            TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
+        }
+        (trits, packed)
+    }
+
+    /// Element i of packed 2-bit integers, as the format defines them.
+    fn int2(bytes: &[u8], i: usize) -> i8 {
+        match (bytes[i / 4] >> (2 * (i % 4))) & 3 {
+            0 => 0,
+            1 => 1,
+            3 => -1,
+            code => panic!("code {code}"),
+        }
+    }
+
+    #[test]
+    fn turned_matrices_hold_every_trit_and_zeros_beyond() {
+        for (rows, cols, width) in [(1, 16, 16), (3, 5, 8), (64, 33, 33), (70, 130, 256), (129, 48, 48)] {
+            let (trits, packed) = packed(rows, cols);
+            let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+            let turned = Turned::new(&matrix, width);
+            assert_eq!(turned.bytes().len(), (rows * width).div_ceil(4));
+            let (mut bytes, mut singles) = (Vec::new(), Vec::new());
+            turned.write_i8(&mut bytes).unwrap();
+            turned.write_f32(&mut singles).unwrap();
+            assert_eq!((bytes.len(), singles.len()), (rows * width, 4 * rows * width));
+            for (i, single) in singles.as_chunks::<4>().0.iter().enumerate() {
+                let (col, row) = (i / rows, i % rows);
+                let expected = if col < cols { trits[row * cols + col] } else { 0 };
+                assert_eq!(int2(turned.bytes(), i), expected, "{rows} x {cols}: row {row}, column {col}");
+                assert_eq!(bytes[i] as i8, expected);
+                assert_eq!(f32::from_le_bytes(*single), f32::from(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn trits_as_they_lie_are_padded_by_row_and_packed_across_rows() {
+        let (rows, cols, width) = (5, 13, 15);
+        let (trits, packed) = packed(rows, cols);
+        let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+        let mut bytes = Vec::new();
+        write_trits(&matrix, width, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), (rows * width).div_ceil(4));
+        for i in 0..rows * width {
+            let (row, col) = (i / width, i % width);
+            assert_eq!(int2(&bytes, i), if col < cols { trits[row * cols + col] } else { 0 });
+        }
+    }
+
+    #[test]
+    fn blocks_of_127_have_a_guard_of_weight_zero() {
+        let (rows, cols) = (3, 130);
+        let (trits, packed) = packed(rows, cols);
+        let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+        let mut bytes = Vec::new();
+        write_nbits(&matrix, &mut bytes).unwrap();
+        assert_eq!(bytes.len(), rows * 2 * 32);
+        for i in 0..rows * 2 * 128 {
+            let (row, block, lane) = (i / 256, i / 128 % 2, i % 128);
+            let col = block * 127 + lane;
+            let expected = if lane < 127 && col < cols { trits[row * cols + col] } else { 0 };
+            assert_eq!(
+                (bytes[i / 4] >> (2 * (i % 4)) & 3) as i8 - 2,
+                expected,
+                "row {row}, block {block}, lane {lane}"
+            );
+        }
+    }
+
+    #[test]
+    fn floats_keep_their_bits_or_round_half_to_even() {
+        let written = |data, format| {
+            let mut bytes = Vec::new();
+            write_floats(data, [2, 2], format, &mut bytes).unwrap();
+            bytes
+        };
+        let halves = [0x3c00_u16, 0x0001, 0xfbff, 0x8000];
+        assert_eq!(written(FloatData::F16(&halves), FloatFormat::F16), halves.map(u16::to_le_bytes).concat());
+        assert_eq!(written(FloatData::Bf16(&halves), FloatFormat::Bf16), halves.map(u16::to_le_bytes).concat());
+        let bytes = FloatData::I8 { values: &[-128, 127, 1, 0], scales: &[0.5, 3.0] };
+        assert_eq!(written(bytes, FloatFormat::I8), [0x80, 127, 1, 0]);
+        assert_eq!(written(bytes, FloatFormat::F32), [-64.0_f32, 63.5, 3.0, 0.0].map(f32::to_le_bytes).concat());
+        // 1 + 2^-8 lies between two neighbours in bfloat16, of which 1 is even.
+        let singles = FloatData::F32(&[1.003_906_25, 1.011_718_75, -2.0, 0.0]);
+        assert_eq!(written(singles, FloatFormat::Bf16), [0x3f80_u16, 0x3f82, 0xc000, 0].map(u16::to_le_bytes).concat());
+    }
+}

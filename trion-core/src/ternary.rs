@@ -149,7 +149,7 @@ impl<'w> TernaryMatrix<'w> {
     }
 
     /// Columns that activations are quantised over: a group's, or all of them.
-    pub(crate) const fn activation_span(&self) -> usize {
+    pub const fn activation_span(&self) -> usize {
         match self.rescale {
             Rescale::Groups { size, .. } => size,
             _ => self.cols,
