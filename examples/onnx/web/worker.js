@@ -10,8 +10,8 @@ env.allowRemoteModels = false;
 env.localModelPath = './';
 env.useBrowserCache = false;
 
-// The smaller of the builds of ONNX Runtime. The other, which transformers.js would take, can also use WebGPU, but has no
-// conversion from INT2.
+// The smaller of the builds of ONNX Runtime. The other, which transformers.js would take, can also use WebGPU, but
+// cannot convert from INT2.
 const { versions, wasm } = env.backends.onnx;
 const runtime = `https://cdn.jsdelivr.net/npm/onnxruntime-web@${versions.web}/dist/ort-wasm-simd-threaded`;
 wasm.wasmPaths = { mjs: `${runtime}.mjs`, wasm: `${runtime}.wasm` };
