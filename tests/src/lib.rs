@@ -85,7 +85,7 @@ pub fn reference(path: &Path) -> HashMap<String, Values> {
 /// # Panics
 /// If it is not installed and `CI` is set.
 pub fn onnx_packages() -> Option<PathBuf> {
-    let packages = root().join("target/onnxruntime");
+    let packages = root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("onnxruntime");
     if packages.join("onnxruntime").exists() {
         return Some(packages);
     }

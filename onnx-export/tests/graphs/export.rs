@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use trion_engine::Model;
+use trion_engine::tokenizer::Tokenizer;
+use trion_engine::{Model, prompt_tokens};
 use trion_onnx::proto::ModelProto;
 use trion_onnx::proto::tensor_proto::DataType;
 use trion_onnx::{DATA_FILE, ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};
@@ -163,4 +164,29 @@ fn what_is_there_is_not_lost() {
     let absurd = ExportOptions { external_over: u64::MAX, ..ExportOptions::default() };
     assert!(export(&model, &scratch.join("absurd"), &absurd).unwrap_err().to_string().contains("2^30"));
     assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1);
+}
+
+/// Programs that go by the files alone begin a text with the tokens that Trion begins it with.
+#[test]
+fn the_tokenizer_of_an_export_begins_texts_as_trion_does() {
+    let scratch = scratch("onnx-tokenizer");
+    for (name, path) in models() {
+        let model = Model::open(path).unwrap();
+        if !model.has_tokenizer() {
+            continue;
+        }
+        let directory = scratch.join(&name);
+        export(&model, &directory, &ExportOptions::default()).unwrap();
+        let tokenizer = Tokenizer::from_json(&fs::read(directory.join("tokenizer.json")).unwrap()).unwrap();
+        for text in ["Once upon a time", "a . b"] {
+            let expected = prompt_tokens(&model, text, true).unwrap();
+            assert_eq!(tokenizer.encode(text, true).unwrap(), expected, "{name}");
+            assert_eq!(tokenizer.encode(text, false).unwrap(), model.tokenizer().unwrap().encode(text, false).unwrap());
+        }
+        let settings = fs::read_to_string(directory.join("tokenizer_config.json")).unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&settings).unwrap();
+        assert_eq!(settings["add_bos_token"], model.bos_token_id().is_some());
+        assert_eq!(settings.get("bos_token").is_some(), model.bos_token_id().is_some());
+    }
+    assert!(scratch.join("default").exists());
 }
