@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 mod embed;
+mod kernels;
 mod onnx;
 
 const HELP: &str = "cargo xtask NAME
@@ -19,6 +20,7 @@ const HELP: &str = "cargo xtask NAME
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
   race    sessions on many threads, watched by ThreadSanitizer
   onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
+  kernels compiles the CUDA kernels, and says what each takes: cargo xtask kernels [--check] (needs Python)
   units   what a unit of work costs, and how fast a call is cancelled
 ";
 
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Some("embed") => embed::embed(),
         Some("race") => embed::race(),
         Some("onnxruntime") => onnx::onnxruntime(),
+        Some("kernels") => kernels::kernels(&arguments[1..]),
         Some("units") => embed::units(),
         _ => Err(HELP.to_owned()),
     };

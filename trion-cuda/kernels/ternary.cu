@@ -1,0 +1,134 @@
+// Products of ternary matrices with few tokens: weights are read once, from device memory, in the order they lie.
+#include "common.cuh"
+
+// One matrix of a launch. `divide` chooses the rule of rescaling.
+struct Job {
+    const uint4* weights;
+    float* out;
+    float scale;
+    int divide;
+    int rows;
+    int sink;
+};
+// Matrices that share an input: query, key and value, or gate and up.
+struct Jobs {
+    Job job[3];
+};
+
+DEVICE float rescale(const Job& job, int acc, float s) {
+    return job.divide ? div((float)acc, mul(job.scale, s)) : mul(div((float)acc, s), job.scale);
+}
+
+template <int T>
+DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T]) {
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        const int4* qt = q + (size_t)t * q_stride;
+        acc[t] = dot16(w.x, __ldg(qt), acc[t]);
+        acc[t] = dot16(w.y, __ldg(qt + 4), acc[t]);
+        acc[t] = dot16(w.z, __ldg(qt + 8), acc[t]);
+        acc[t] = dot16(w.w, __ldg(qt + 12), acc[t]);
+    }
+}
+
+// A block of threads makes 8 rows for T tokens; its warps share the columns. With PAIR it makes the same rows of two
+// matrices, gate and up, and stores act(gate) * up.
+template <int T, bool PAIR>
+DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles, int tokens) {
+    __shared__ int parts[16][PAIR ? 2 : 1][T][8];
+    int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
+    int tile = blockIdx.x, which = 0;
+    int first = blockIdx.y * T;
+    if (!PAIR) {
+        // Matrices lie one after the other in the grid.
+        while (which < 2 && tile >= (jobs.job[which].rows + 7) / 8) tile -= (jobs.job[which++].rows + 7) / 8;
+    }
+    const Job job = which == 0 ? jobs.job[0] : which == 1 ? jobs.job[1] : jobs.job[2];
+    const uint4* weights = job.weights + (size_t)tile * tiles * 32 + lane;
+    const uint4* others = PAIR ? jobs.job[1].weights + (size_t)tile * tiles * 32 + lane : weights;
+    q += (size_t)first * q_stride + (lane & 3);
+    int acc[T] = {}, other[T] = {};
+#pragma unroll 4
+    for (int i = warp; i < tiles; i += warps) {
+        uint4 w = __ldg(weights + i * 32);
+        if (PAIR) {
+            uint4 o = __ldg(others + i * 32);
+            accumulate<T>(o, q + i * 16, q_stride, other);
+        }
+        accumulate<T>(w, q + i * 16, q_stride, acc);
+    }
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+        acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 1);
+        acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 2);
+        if ((lane & 3) == 0) parts[warp][0][t][lane >> 2] = acc[t];
+        if (PAIR) {
+            other[t] += __shfl_xor_sync(ALL_LANES, other[t], 1);
+            other[t] += __shfl_xor_sync(ALL_LANES, other[t], 2);
+            if ((lane & 3) == 0) parts[warp][PAIR ? 1 : 0][t][lane >> 2] = other[t];
+        }
+    }
+    __syncthreads();
+    int thread = warp * 32 + lane;
+    if (thread >= 8 * T) return;
+    int t = thread / 8, row = tile * 8 + thread % 8;
+    if (row >= job.rows || first + t >= tokens) return;
+    const Scale s = scales[(size_t)(first + t) * scales_stride];
+    int sum = 0, sum_up = 0;
+    for (int w = 0; w < warps; w++) {
+        sum += parts[w][0][t][thread % 8];
+        if (PAIR) sum_up += parts[w][PAIR ? 1 : 0][t][thread % 8];
+    }
+    float y = rescale(job, sum - s.sum, s.scale);
+    float* out = job.out + (size_t)(first + t) * job.rows + row;
+    if (PAIR) {
+        *out = activate(job.sink, y, rescale(jobs.job[1], sum_up - s.sum, s.scale));
+    } else {
+        put(job.sink, out, y);
+    }
+}
+
+#define GEMV(name, T, PAIR)                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(512) name(Jobs jobs, const int4* q, int q_stride, const Scale* scales,      \
+                                                           int scales_stride, int tiles, int tokens) {                      \
+        gemv<T, PAIR>(jobs, q, q_stride, scales, scales_stride, tiles, tokens);                                              \
+    }
+
+GEMV(ternary_gemv, 1, false)
+GEMV(ternary_gemv_4, 4, false)
+GEMV(ternary_gemv_pair, 1, true)
+GEMV(ternary_gemv_pair_4, 4, true)
+
+// A matrix with a multiplier for each row and group of columns. A block of threads makes 8 rows for one token: first the
+// term of every group, then their sum in order. Grid: pieces of 8 rows, tokens.
+#define GROUPS_AT_ONCE 128
+extern "C" __global__ void __launch_bounds__(128)
+ternary_groups(const u32* weights, const u16* multipliers, float* out, int rows, int sink, const int4* q, int q_stride,
+               const Scale* scales, int scales_stride, int tiles, int cols, int group) {
+    __shared__ float terms[8][GROUPS_AT_ONCE];
+    int t = blockIdx.y, groups = (cols + group - 1) / group, blocks = (cols + 15) / 16;
+    q += (size_t)t * q_stride;
+    scales += (size_t)t * scales_stride;
+    float y = 0.0f;
+    for (int from = 0; from < groups; from += GROUPS_AT_ONCE) {
+        int count = min(GROUPS_AT_ONCE, groups - from);
+        for (int i = threadIdx.x; i < 8 * count; i += 128) {
+            int row = blockIdx.x * 8 + i % 8, j = from + i / 8;
+            if (row >= rows) continue;
+            int acc = 0;
+            for (int b = j * group / 16; b < min((j + 1) * group / 16, blocks); b++) {
+                acc = dot16(weights[trit_word(row, b, tiles)], q[b], acc);
+            }
+            Scale s = scales[j];
+            float m = half_to_float(multipliers[((size_t)(row / 32) * groups + j) * 32 + row % 32]);
+            terms[i % 8][i / 8] = mul(div((float)(acc - s.sum), s.scale), m);
+        }
+        __syncthreads();
+        if (threadIdx.x < 8) {
+            for (int j = 0; j < count; j++) y = add(y, terms[threadIdx.x][j]);
+        }
+        __syncthreads();
+    }
+    int row = blockIdx.x * 8 + threadIdx.x;
+    if (threadIdx.x < 8 && row < rows) put(sink, out + (size_t)t * rows + row, y);
+}

@@ -1,0 +1,1 @@
+//! Ternary language models on NVIDIA GPUs.

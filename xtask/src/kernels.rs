@@ -1,0 +1,137 @@
+//! The CUDA kernels: from CUDA C++ to the PTX that is checked in, and what they take of a GTX 1050.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::embed::{remove, target};
+use crate::{Outcome, root, run};
+
+/// The last compiler that knows Pascal.
+const COMPILER: &str = "nvidia-cuda-nvrtc-cu12==12.9.86";
+
+/// The library in its package.
+const LIBRARY: &str = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12";
+
+/// The version of PTX that the checked-in files state: one that drivers since CUDA 9 read. The compiler states its own, but what
+/// it writes for this architecture uses nothing newer.
+const PTX_VERSION: &str = ".version 6.0";
+
+/// Compiles `trion-cuda/kernels/*.cu` to `trion-cuda/ptx`, or with `--check` compares; prints what each kernel takes.
+pub(crate) fn kernels(arguments: &[String]) -> Outcome {
+    let check = match arguments {
+        [] => false,
+        [only] if only == "--check" => true,
+        _ => return Err("cargo xtask kernels [--check]".to_owned()),
+    };
+    let compiler = compiler()?;
+    let (sources, ptx) = (root().join("trion-cuda/kernels"), root().join("trion-cuda/ptx"));
+    let script = root().join("xtask/src/kernels.py");
+    let fresh = target().join("kernels");
+    fs::create_dir_all(&fresh).map_err(|e| format!("{}: {e}", fresh.display()))?;
+    let compile = |source: &Path, architecture: &str, to: &Path| {
+        let command = Command::new("python3").args([&script, &compiler, source]).arg(architecture).arg(to).output();
+        let outcome = command.map_err(|e| format!("python3: {e}"))?;
+        let log = String::from_utf8_lossy(&outcome.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&outcome.stderr);
+        if outcome.status.success() { Ok(log) } else { Err(format!("{}: {log}{errors}", source.display())) }
+    };
+
+    let listing = fs::read_dir(&sources).map_err(|e| format!("{}: {e}", sources.display()))?;
+    let mut files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
+    files.sort();
+    let mut stale = Vec::new();
+    println!("{:24}  {:>9}  {:>8}  {:>7}  {:>7}", "kernel, for sm_61", "registers", "shared B", "stack B", "spill B");
+    for source in &files {
+        let name = source.with_extension("ptx");
+        let name = Path::new(name.file_name().ok_or("a file without a name")?);
+        let made = fresh.join(name);
+        compile(source, "compute_61", &made)?;
+        let text = fs::read_to_string(&made).map_err(|e| format!("{}: {e}", made.display()))?;
+        let text = with_version(&text)?;
+        let checked_in = ptx.join(name);
+        if fs::read_to_string(&checked_in).unwrap_or_default() != text {
+            stale.push(checked_in.display().to_string());
+            if !check {
+                fs::write(&checked_in, &text).map_err(|e| format!("{}: {e}", checked_in.display()))?;
+            }
+        }
+        let log = compile(source, "sm_61", &made.with_extension("cubin"))?;
+        for kernel in resources(&log) {
+            println!(
+                "{:24}  {:>9}  {:>8}  {:>7}  {:>7}",
+                kernel.name, kernel.registers, kernel.shared, kernel.stack, kernel.spilled
+            );
+            if kernel.spilled > 0 {
+                return Err(format!("{} spills {} bytes of registers", kernel.name, kernel.spilled));
+            }
+        }
+    }
+    if check && !stale.is_empty() {
+        return Err(format!("not what the kernels compile to (cargo xtask kernels): {}", stale.join(", ")));
+    }
+    Ok(())
+}
+
+/// The compiler's library, installed once.
+fn compiler() -> Result<PathBuf, String> {
+    let packages = target().join("nvrtc");
+    let library = packages.join(LIBRARY);
+    let mark = packages.join("installed.txt");
+    if fs::read_to_string(&mark).is_ok_and(|installed| installed == COMPILER) {
+        return Ok(library);
+    }
+    // Renamed at the end, so that an interrupted installation is never taken for a whole one.
+    let fresh = target().join("nvrtc.part");
+    remove(&fresh)?;
+    let how = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"];
+    let what = [COMPILER, "--target", &fresh.to_string_lossy()];
+    run("python3", &[&["-m", "pip", "install"], &how[..], &what].concat())?;
+    if !fresh.join(LIBRARY).exists() {
+        return Err(format!("{} is not there; only Linux's is looked for", fresh.join(LIBRARY).display()));
+    }
+    fs::write(fresh.join("installed.txt"), COMPILER).map_err(|e| format!("{}: {e}", mark.display()))?;
+    remove(&packages)?;
+    fs::rename(&fresh, &packages).map_err(|e| format!("{}: {e}", packages.display()))?;
+    Ok(library)
+}
+
+/// PTX that states [`PTX_VERSION`].
+fn with_version(ptx: &str) -> Result<String, String> {
+    let version = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
+    Ok(ptx.replacen(version, PTX_VERSION, 1))
+}
+
+/// What a kernel takes.
+struct Resources {
+    name: String,
+    registers: u32,
+    shared: u32,
+    stack: u32,
+    spilled: u32,
+}
+
+/// Reads what the assembler says of each kernel.
+fn resources(log: &str) -> Vec<Resources> {
+    // Lines: `Compiling entry function 'NAME' for ...`, then `0 bytes stack frame, 0 bytes spill stores, ...`, then
+    // `Used 40 registers, used 1 barriers, 512 bytes smem, ...`.
+    let before = |line: &str, what: &str| {
+        let word = line.split(what).next().filter(|front| front.len() < line.len());
+        word.and_then(|front| front.split_whitespace().last()?.parse().ok()).unwrap_or(0)
+    };
+    let mut kernels = Vec::new();
+    let (mut name, mut stack, mut spilled) = (String::new(), 0, 0);
+    for line in log.lines() {
+        if line.contains("Compiling entry function") {
+            line.split('\'').nth(1).unwrap_or_default().clone_into(&mut name);
+        } else if line.contains("bytes stack frame") {
+            stack = before(line, " bytes stack frame");
+            spilled = before(line, " bytes spill stores") + before(line, " bytes spill loads");
+        } else if line.contains("Used ") {
+            let (registers, shared) = (before(line, " registers"), before(line, " bytes smem"));
+            kernels.push(Resources { name: name.clone(), registers, shared, stack, spilled });
+        }
+    }
+    kernels
+}
