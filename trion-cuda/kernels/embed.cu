@@ -1,11 +1,8 @@
 // Rows of the embedding, and the tokens they belong to.
 #include "common.cuh"
 
-// Sets the position of the next batch, and its token where there is only one.
-extern "C" __global__ void begin(int* position, u32* tokens, int first, int token) {
-    *position = first;
-    if (token >= 0) tokens[first] = (u32)token;
-}
+// Sets the position of the batch's first token.
+extern "C" __global__ void begin(int* position, int first) { *position = first; }
 
 // hidden[t] = row tokens[position + t]. Grid: tokens, pieces of 256 columns.
 extern "C" __global__ void __launch_bounds__(256)

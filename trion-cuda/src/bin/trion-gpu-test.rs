@@ -1,0 +1,261 @@
+//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed] [MODEL ...]`.
+//!
+//! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit differs.
+
+use std::error::Error;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use trion_core::{Activation, CacheType, Config, Logits, Sampler, SamplerOptions, SessionOptions};
+use trion_cuda::{CudaDevice, CudaModel, CudaSession};
+use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let speed = arguments.first().is_some_and(|first| first == "--speed");
+    if speed {
+        arguments.remove(0);
+    }
+    let device = match CudaDevice::open(0) {
+        Ok(device) => device,
+        Err(e @ (trion_cuda::Error::NoDriver(_) | trion_cuda::Error::NoDevice { .. })) => {
+            println!("skipped: {e}");
+            return ExitCode::SUCCESS;
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&device, speed, &arguments) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failed) => {
+            eprintln!("{failed} comparisons failed");
+            ExitCode::FAILURE
+        }
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(device: &CudaDevice, speed: bool, models: &[String]) -> Outcome<usize> {
+    println!("{}, {} multiprocessors, memory {:?}", device.name(), device.multiprocessors(), device.memory()?);
+    let pool = Pool::new(0)?;
+    let mut failed = 0;
+    println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
+    for (name, config, embedding) in shapes() {
+        let model = random_model(&config, embedding, 7)?;
+        failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70], 20)?;
+    }
+    for path in models {
+        let model = Model::open(path)?;
+        let name = Path::new(path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
+        failed += compare_model(device, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
+    }
+    if speed {
+        failed += speed_of_2b4t(device, &pool)?;
+    }
+    Ok(failed)
+}
+
+/// The shape of Microsoft's `BitNet` b1.58 2B4T.
+fn shape_2b4t() -> Config {
+    Config {
+        vocab_size: 128_256,
+        hidden_size: 2560,
+        intermediate_size: 6912,
+        num_hidden_layers: 30,
+        num_attention_heads: 20,
+        num_key_value_heads: 5,
+        head_dim: 128,
+        max_position_embeddings: 4096,
+        rms_norm_eps: 1e-5,
+        projection_norm_eps: 1e-5,
+        rope_theta: 500_000.0,
+        hidden_act: Activation::Relu2,
+        activation_group: 0,
+    }
+}
+
+/// Shapes that no block of rows, columns, lanes or heads divides.
+fn shapes() -> Vec<(String, Config, FloatFormat)> {
+    let base = Config { vocab_size: 301, num_hidden_layers: 2, max_position_embeddings: 200, ..shape_2b4t() };
+    let sizes = [
+        // hidden, intermediate, heads, key and value heads, head_dim
+        (20, 36, 2, 1, 2),
+        (33, 257, 3, 3, 10),
+        (256, 512, 4, 2, 64),
+        (500, 1000, 5, 1, 34),
+        (1031, 2051, 7, 7, 66),
+        (1280, 10_300, 8, 2, 160),
+    ];
+    let formats = [FloatFormat::Keep, FloatFormat::F16, FloatFormat::Int8];
+    sizes
+        .iter()
+        .enumerate()
+        .map(|(i, &(hidden, intermediate, heads, kv_heads, head_dim))| {
+            let config = Config {
+                hidden_size: hidden,
+                intermediate_size: intermediate,
+                num_attention_heads: heads,
+                num_key_value_heads: kv_heads,
+                head_dim,
+                hidden_act: if i % 2 == 0 { Activation::Relu2 } else { Activation::Silu },
+                ..base
+            };
+            (
+                format!("random {hidden} x {intermediate}, {heads}/{kv_heads} heads of {head_dim}"),
+                config,
+                formats[i % 3],
+            )
+        })
+        .collect()
+}
+
+/// Compares prompts and greedy decoding, with both caches and several batch sizes, and everything a session can do.
+fn compare_model(
+    device: &CudaDevice,
+    pool: &Pool,
+    name: &str,
+    model: &Model,
+    prompts: &[usize],
+    decode: usize,
+) -> Outcome<usize> {
+    let uploaded = CudaModel::upload(device, model)?;
+    let longest = model.config().max_position_embeddings;
+    let mut failed = 0;
+    for cache in [CacheType::F32, CacheType::F16] {
+        for (i, prompt) in prompts.iter().enumerate() {
+            let prompt = (*prompt).min(longest - 1);
+            let decode = decode.min(longest - prompt);
+            let context = prompt + decode;
+            let max_batch = [64, 7, 512][i % 3].min(context);
+            let options = SessionOptions { max_batch, cache, ..SessionOptions::new(context) };
+            let outcome = compare(&uploaded, pool, options, &tokens(model, prompt), decode)?;
+            failed += usize::from(outcome.is_some());
+            let result = outcome.unwrap_or_else(|| "equal".to_owned());
+            println!("{name:44}  {:>5}  {prompt:>6}  {max_batch:>6}  {decode:>6}  {result}", format!("{cache:?}"));
+        }
+        let outcome = operations(&uploaded, pool, cache)?;
+        failed += usize::from(outcome.is_some());
+        let result = outcome.unwrap_or_else(|| "equal".to_owned());
+        println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, load");
+    }
+    Ok(failed)
+}
+
+/// Tokens without a pattern.
+fn tokens(model: &Model, count: usize) -> Vec<u32> {
+    let vocab_size = model.config().vocab_size as u64;
+    (1..=count as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) % vocab_size).map(|t| t as u32).collect()
+}
+
+/// What differs first, if anything.
+fn difference(what: &str, gpu: &[f32], cpu: &[f32]) -> Option<String> {
+    if gpu.len() != cpu.len() {
+        return Some(format!("{what}: {} logits, expected {}", gpu.len(), cpu.len()));
+    }
+    let differ = |(a, b): (&f32, &f32)| a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan());
+    let count = gpu.iter().zip(cpu).filter(|pair| differ(*pair)).count();
+    let first = gpu.iter().zip(cpu).position(differ)?;
+    Some(format!("{what}: {count} of {} differ, first {first}: {:e}, expected {:e}", gpu.len(), gpu[first], cpu[first]))
+}
+
+fn compare(
+    model: &CudaModel,
+    pool: &Pool,
+    options: SessionOptions,
+    prompt: &[u32],
+    decode: usize,
+) -> Outcome<Option<String>> {
+    let mut cpu = Session::new(model.model(), options)?;
+    let mut gpu = CudaSession::new(model, options)?;
+    let mut greedy = Sampler::new(SamplerOptions::GREEDY)?;
+    let expected = cpu.evaluate(prompt, pool)?;
+    if let Some(what) = difference("prompt", gpu.evaluate(prompt)?, expected) {
+        return Ok(Some(what));
+    }
+    let mut on_device = gpu.fork()?;
+    let mut chosen = Vec::new();
+    for i in 0..decode {
+        let token = greedy.sample(cpu.logits().unwrap_or(&[]), &[]);
+        chosen.push(token);
+        let expected = cpu.evaluate(&[token], pool)?;
+        if let Some(what) = difference(&format!("token {i}"), gpu.evaluate(&[token])?, expected) {
+            return Ok(Some(what));
+        }
+    }
+    if on_device.greedy(decode)? != chosen {
+        return Ok(Some("greedy tokens differ".to_owned()));
+    }
+    Ok(difference("greedy", on_device.logits().unwrap_or(&[]), cpu.logits().unwrap_or(&[])))
+}
+
+/// Logits of every position, rewinding, forks, and states that move between CPU and GPU.
+fn operations(model: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Option<String>> {
+    let context = 40.min(model.config().max_position_embeddings);
+    let options = SessionOptions { max_batch: 32.min(context), cache, logits: Logits::All, context };
+    let tokens = tokens(model.model(), 30.min(context));
+    let (first, rest) = tokens.split_at(tokens.len() / 2);
+    let mut cpu = Session::new(model.model(), options)?;
+    let mut gpu = CudaSession::new(model, options)?;
+    if let Some(what) = difference("all logits", gpu.evaluate(first)?, cpu.evaluate(first, pool)?) {
+        return Ok(Some(what));
+    }
+    let saved = gpu.save()?;
+    if saved != cpu.save()? {
+        return Ok(Some("saved states differ".to_owned()));
+    }
+    let expected = cpu.evaluate(rest, pool)?.to_vec();
+    let mut fork = gpu.fork()?;
+    if let Some(what) = difference("fork", fork.evaluate(rest)?, &expected) {
+        return Ok(Some(what));
+    }
+    let mut loaded = CudaSession::new(model, options)?;
+    loaded.load(&saved)?;
+    if let Some(what) = difference("loaded", loaded.evaluate(rest)?, &expected) {
+        return Ok(Some(what));
+    }
+    let mut from_gpu = Session::new(model.model(), options)?;
+    from_gpu.load(&saved)?;
+    if let Some(what) = difference("loaded by the CPU", from_gpu.evaluate(rest, pool)?, &expected) {
+        return Ok(Some(what));
+    }
+    loaded.rewind(first.len())?;
+    Ok(difference("rewound", loaded.evaluate(rest)?, &expected))
+}
+
+/// Time of a token at position 512 and of a prompt of 512, at the shape of 2B4T with random weights and an int8 head.
+fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
+    let model = random_model(&shape_2b4t(), FloatFormat::Int8, 1)?;
+    let options = SessionOptions { max_batch: 512, cache: CacheType::F16, ..SessionOptions::new(1024) };
+    println!("{:?}", trion_cuda::MemoryPlan::new(model.core(), &options, device.multiprocessors()));
+    let start = Instant::now();
+    let uploaded = CudaModel::upload(device, &model)?;
+    println!("2b4t shape, int8 head: upload {:.2} s", start.elapsed().as_secs_f64());
+    let failed =
+        compare(&uploaded, pool, SessionOptions { context: 100, max_batch: 64, ..options }, &tokens(&model, 80), 8)?;
+    println!("2b4t shape, prompt 80, decode 8: {}", failed.as_deref().unwrap_or("equal"));
+
+    let prompt = tokens(&model, 512);
+    let mut session = CudaSession::new(&uploaded, options)?;
+    session.evaluate(&prompt)?;
+    session.greedy(8)?;
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        session.rewind(0)?;
+        let start = Instant::now();
+        session.evaluate(&prompt)?;
+        let prompt_time = start.elapsed().as_secs_f64() * 1e3;
+        let start = Instant::now();
+        session.greedy(128)?;
+        times.push((prompt_time, start.elapsed().as_secs_f64() * 1e3 / 128.0));
+    }
+    println!("ms of a prompt of 512, ms a token of 128 greedy ones behind it: {times:.3?}");
+    Ok(usize::from(failed.is_some()))
+}

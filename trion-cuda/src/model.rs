@@ -1,0 +1,186 @@
+//! A model's weights on a GPU, uploaded once and shared by sessions.
+
+use std::sync::Arc;
+
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
+use trion_core::{Config, LayerNorm, Matrix, Projection, Rescale};
+use trion_engine::Model;
+
+use crate::device::CudaDevice;
+use crate::error::{Doing, Error, Result};
+use crate::layout::{Kind, aligned, matrix_image};
+use crate::plan::weights_bytes;
+
+/// A matrix on the device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceMatrix {
+    pub(crate) kind: Kind,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// Address of the weights.
+    pub(crate) weights: u64,
+    /// Address of the scales of rows or groups, 0 if there are none.
+    pub(crate) scales: u64,
+    /// The scale of a whole matrix; 1 elsewhere.
+    pub(crate) scale: f32,
+    /// Columns that activations are quantised over; 0 for floats.
+    pub(crate) span: usize,
+}
+
+impl DeviceMatrix {
+    /// Whether it is ternary with one scale, which is what the fast kernels take.
+    pub(crate) fn is_plain(&self) -> bool {
+        matches!(self.kind, Kind::Multiply | Kind::Divide)
+    }
+}
+
+/// A projection on the device.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeviceLinear {
+    pub(crate) matrix: DeviceMatrix,
+    /// Address of the norm's weights, 0 if it has none.
+    pub(crate) norm: u64,
+}
+
+/// A block on the device.
+#[derive(Debug)]
+pub(crate) struct DeviceLayer {
+    /// Indexed by [`Projection`].
+    pub(crate) projections: [DeviceLinear; Projection::ALL.len()],
+    /// Indexed by [`LayerNorm`]; addresses, 0 where there is none.
+    pub(crate) norms: [u64; LayerNorm::ALL.len()],
+}
+
+/// A model on a GPU. Immutable; cloning shares it.
+#[derive(Clone)]
+pub struct CudaModel(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) device: CudaDevice,
+    pub(crate) model: Model,
+    pub(crate) embedding: DeviceMatrix,
+    pub(crate) head: DeviceMatrix,
+    /// Address of the norm before the head.
+    pub(crate) norm: u64,
+    pub(crate) layers: Vec<DeviceLayer>,
+    /// What all addresses point into.
+    _memory: CudaSlice<u8>,
+}
+
+/// The widest head that the prompt's attention has shared memory for.
+const WIDEST_HEAD: usize = 1024;
+
+impl CudaModel {
+    /// Copies a model's weights to the GPU, in an order that suits it.
+    ///
+    /// # Errors
+    /// [`Error::Memory`] if they do not fit, [`Error::Unsupported`], or [`Error::Driver`].
+    pub fn upload(device: &CudaDevice, model: &Model) -> Result<Self> {
+        let core = model.core();
+        let head_dim = model.config().head_dim;
+        if head_dim > WIDEST_HEAD {
+            return Err(Error::Unsupported { field: "head_dim", found: head_dim, limit: WIDEST_HEAD });
+        }
+        let stream = device.stream()?;
+        let advice = "take a model with fewer parameters, or quantise its embedding to int8 (trion quantize)";
+        let memory = device.allocate(&stream, weights_bytes(core), "the model", advice)?;
+        let base = memory.device_ptr(&stream).0;
+        let mut upload = Upload { base, stream, memory, used: 0 };
+
+        let embedding = upload.matrix(core.embedding())?;
+        let head = if is_tied(core) { embedding } else { upload.matrix(core.head())? };
+        let norm = upload.floats(core.norm())?;
+        let mut layers = Vec::with_capacity(core.layers().len());
+        for layer in core.layers() {
+            let mut projections = [DeviceLinear { matrix: embedding, norm: 0 }; Projection::ALL.len()];
+            for (to, linear) in projections.iter_mut().zip(&layer.projections) {
+                let norm = linear.norm.map_or(Ok(0), |norm| upload.floats(norm))?;
+                *to = DeviceLinear { matrix: upload.matrix(&linear.matrix)?, norm };
+            }
+            let mut norms = [0; LayerNorm::ALL.len()];
+            for (to, norm) in norms.iter_mut().zip(layer.norms) {
+                *to = norm.map_or(Ok(0), |norm| upload.floats(norm))?;
+            }
+            layers.push(DeviceLayer { projections, norms });
+        }
+        // Sessions read the weights from streams of their own.
+        upload.stream.synchronize().doing("copying weights")?;
+        Ok(CudaModel(Arc::new(Inner {
+            device: device.clone(),
+            model: model.clone(),
+            embedding,
+            head,
+            norm,
+            layers,
+            _memory: upload.memory,
+        })))
+    }
+
+    /// The device it is on.
+    pub fn device(&self) -> &CudaDevice {
+        &self.0.device
+    }
+
+    /// The model that was uploaded.
+    pub fn model(&self) -> &Model {
+        &self.0.model
+    }
+
+    /// Shapes and constants.
+    pub fn config(&self) -> &Config {
+        self.0.model.config()
+    }
+}
+
+/// Whether the head is the embedding: they are one piece of memory then.
+pub(crate) fn is_tied(model: &trion_core::Model<'_>) -> bool {
+    let place = |matrix: &Matrix<'_>| match matrix {
+        Matrix::Ternary(m) => m.packed().as_ptr().cast::<u8>(),
+        Matrix::Float(m) => match m.data() {
+            trion_core::FloatData::F32(w) => w.as_ptr().cast(),
+            trion_core::FloatData::F16(w) | trion_core::FloatData::Bf16(w) => w.as_ptr().cast(),
+            trion_core::FloatData::I8 { values, .. } => values.as_ptr().cast(),
+        },
+    };
+    place(model.embedding()) == place(model.head())
+}
+
+/// Weights on their way to the device, one piece after the other.
+struct Upload {
+    stream: Arc<CudaStream>,
+    memory: CudaSlice<u8>,
+    base: u64,
+    used: usize,
+}
+
+impl Upload {
+    /// Copies bytes and gives their address; 0 for none.
+    fn bytes(&mut self, bytes: &[u8]) -> Result<u64> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let mut piece = self.memory.slice_mut(self.used..self.used + bytes.len());
+        self.stream.memcpy_htod(bytes, &mut piece).doing("copying weights")?;
+        let address = self.base + self.used as u64;
+        self.used += aligned(bytes.len());
+        Ok(address)
+    }
+
+    fn floats(&mut self, values: &[f32]) -> Result<u64> {
+        self.bytes(bytemuck::cast_slice(values))
+    }
+
+    fn matrix(&mut self, matrix: &Matrix<'_>) -> Result<DeviceMatrix> {
+        let [rows, cols] = matrix.shape();
+        let (weights, scales) = matrix_image(matrix);
+        let (scale, span) = match matrix {
+            Matrix::Ternary(m) => match m.rescale() {
+                Rescale::Multiply(scale) | Rescale::Divide(scale) => (scale, cols),
+                Rescale::Groups { size, .. } => (1.0, size),
+            },
+            Matrix::Float(_) => (1.0, 0),
+        };
+        let (weights, scales) = (self.bytes(&weights)?, self.bytes(&scales)?);
+        Ok(DeviceMatrix { kind: Kind::of(matrix), rows, cols, weights, scales, scale, span })
+    }
+}
