@@ -24,6 +24,108 @@ DEVICE int quantize(float x, float s) {
     return __float_as_int(v) - ROUND_BITS;
 }
 
+// What `prepare` does for a row of at most R * 512 columns with one span: each thread keeps R of them in registers.
+template <int R>
+DEVICE void prepare_row(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm,
+                        float own_eps, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride) {
+    __shared__ float squares[R * THREADS];
+    __shared__ float lanes[WARPS][32];
+    __shared__ float shared_r;
+    __shared__ int sums[WARPS];
+    int t = blockIdx.x, lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    source += (size_t)(skip + t) * cols;
+    float x[R], w[R];
+#pragma unroll
+    for (int i = 0; i < R; i++) {
+        int col = i * THREADS + threadIdx.x;
+        x[i] = col < cols ? source[col] : 0.0f;
+        w[i] = norm && col < cols ? norm[col] : 0.0f;
+    }
+    for (int n = 0; n < 2; n++) {
+        if (n == 1 ? own_norm != nullptr : norm != nullptr) {
+            if (n == 1) {
+#pragma unroll
+                for (int i = 0; i < R; i++) w[i] = i * THREADS + threadIdx.x < cols ? own_norm[i * THREADS + threadIdx.x] : 0.0f;
+            }
+#pragma unroll
+            for (int i = 0; i < R; i++) squares[i * THREADS + threadIdx.x] = mul(x[i], x[i]);
+            __syncthreads();
+            if (warp == 0) {
+                // Beyond the row there are zeros, which change nothing.
+                float sum = 0.0f;
+#pragma unroll
+                for (int i = 0; i < R * WARPS; i++) sum = add(sum, squares[i * 32 + lane]);
+                sum = fold(sum);
+                if (lane == 0) shared_r = div(1.0f, root(add(div(sum, (float)cols), n == 1 ? own_eps : eps)));
+            }
+            __syncthreads();
+            float r = shared_r;
+#pragma unroll
+            for (int i = 0; i < R; i++) x[i] = mul(mul(x[i], r), w[i]);
+        }
+    }
+
+    // The tail of the row counts first; the columns of a warp's lane are those of the contract's lane.
+    int whole = cols / 32 * 32;
+    float acc = 0.0f, tail = 0.0f;
+    bool has_tail = false;
+#pragma unroll
+    for (int i = 0; i < R; i++) {
+        int col = i * THREADS + threadIdx.x;
+        if (col < whole) {
+            acc = larger(magnitude(x[i]), acc);
+        } else if (col < cols) {
+            tail = magnitude(x[i]);
+            has_tail = true;
+        }
+    }
+    lanes[warp][lane] = acc;
+    __syncthreads();
+    if (has_tail) squares[lane] = tail;
+    if (warp == 0 && lane >= cols - whole) squares[lane] = 0.0f;
+    __syncthreads();
+    if (warp == 0) {
+        acc = squares[lane];
+#pragma unroll
+        for (int i = 0; i < WARPS; i++) acc = larger(lanes[i][lane], acc);
+        acc = div(127.0f, larger(fold_largest(acc), SMALLEST_SCALE));
+        if (lane == 0) shared_r = acc;
+    }
+    __syncthreads();
+    float s = shared_r;
+    int sum = 0;
+    i8* q = quantized + (size_t)t * q_stride;
+#pragma unroll
+    for (int i = 0; i < R; i++) {
+        int col = i * THREADS + threadIdx.x;
+        int value = col < cols ? quantize(x[i], s) : 0;
+        if (col < q_cols) q[col] = (i8)value;
+        sum += value;
+    }
+    sum = fold_integer(sum);
+    if (lane == 0) sums[warp] = sum;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+#pragma unroll
+        for (int i = 1; i < WARPS; i++) sum += sums[i];
+        scales[(size_t)t * scales_stride] = {s, sum};
+    }
+}
+
+#define PREPARE_ROW(R)                                                                                                       \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
+    prepare_row_##R(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm,            \
+                    float own_eps, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride) {             \
+        prepare_row<R>(source, skip, cols, norm, eps, own_norm, own_eps, quantized, q_stride, q_cols, scales,                \
+                       scales_stride);                                                                                       \
+    }
+
+PREPARE_ROW(2)
+PREPARE_ROW(5)
+PREPARE_ROW(8)
+PREPARE_ROW(14)
+PREPARE_ROW(20)
+
 // For each token (a block of threads): row `skip + token` of `source` through up to two norms, to `input`, and quantised
 // over spans of `span` columns (none if 0) to `quantized`, with zeros up to `q_cols`. `in_shared` says that a row fits in
 // shared memory; otherwise the row of `input` serves.

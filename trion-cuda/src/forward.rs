@@ -21,6 +21,14 @@ const GEMM_TILE: usize = 64;
 const FEW: usize = 4;
 /// Bytes of a row of activations that `prepare` keeps in shared memory, which it has 48 KiB of.
 const SHARED_ROW: usize = 40 << 10;
+/// Threads that prepare a row; as in `kernels/prepare.cu`.
+const PREPARE_THREADS: usize = 512;
+/// Positions, and the width of a head, up to which one block of threads makes attention of a head; as in
+/// `kernels/attention_head.cu`.
+pub(crate) const SHORT_CONTEXT: usize = 1024;
+const SHORT_HEAD: usize = 256;
+/// Vectors of a head that it has in shared memory.
+const SHORT_VECTORS: usize = 3 + SHORT_CONTEXT / ATTENTION_BLOCK;
 /// Blocks of positions that attention of one token is divided into, at most; more are taken in turns.
 const MOST_BLOCKS: usize = 128;
 
@@ -50,6 +58,8 @@ pub(crate) struct Pass<'a> {
     pub(crate) batch: usize,
     /// How many want logits: the last ones.
     pub(crate) logits_rows: usize,
+    /// Whether all positions are below [`SHORT_CONTEXT`].
+    pub(crate) is_short: bool,
 }
 
 impl Pass<'_> {
@@ -104,8 +114,12 @@ impl Pass<'_> {
                 (P::Value, Piece::Value, Sink::Store),
             ];
             self.project(layer, hidden, N::Attention, &attention)?;
-            self.rotate(n, layer)?;
-            self.attend(n)?;
+            if self.is_short && self.batch == 1 && self.config().head_dim <= SHORT_HEAD {
+                self.attend_short(n, layer)?;
+            } else {
+                self.rotate(n, layer)?;
+                self.attend(n)?;
+            }
             self.project(layer, Piece::Query, N::AttentionSub, &[(P::Output, hidden, Sink::Add)])?;
             let gate = [(P::Gate, Piece::Intermediate, Sink::Store), (P::Up, Piece::Intermediate, gated)];
             self.project(layer, hidden, N::Mlp, &gate)?;
@@ -158,6 +172,33 @@ impl Pass<'_> {
     /// Puts `tokens` rows of `source`, from row `skip` on, through `norm` and the projection's own, and quantises them.
     fn prepare(&self, linear: &DeviceLinear, source: Piece, norm: u64, skip: usize, tokens: usize) -> Result<()> {
         let (config, matrix) = (self.config(), &linear.matrix);
+        let kernels = self.kernels;
+        let in_registers = match matrix.cols.div_ceil(PREPARE_THREADS) {
+            0..=2 => Some(&kernels.prepare_row_2),
+            3..=5 => Some(&kernels.prepare_row_5),
+            6..=8 => Some(&kernels.prepare_row_8),
+            9..=14 => Some(&kernels.prepare_row_14),
+            15..=20 => Some(&kernels.prepare_row_20),
+            _ => None,
+        };
+        let block = [PREPARE_THREADS, 1];
+        if let Some(kernel) = in_registers.filter(|_| matrix.span == matrix.cols) {
+            let args = args![
+                self.at(source),
+                skip,
+                matrix.cols,
+                norm,
+                config.rms_norm_eps,
+                linear.norm,
+                config.projection_norm_eps,
+                self.at(Piece::Quantized),
+                quantized_stride(config),
+                matrix.cols.next_multiple_of(PIECE_COLS),
+                self.at(Piece::Scales),
+                self.sizes.spans,
+            ];
+            return self.launch(kernel, [tokens, 1], block, 0, args);
+        }
         let in_shared = 4 * matrix.cols <= SHARED_ROW;
         let args = args![
             self.at(source),
@@ -178,7 +219,7 @@ impl Pass<'_> {
             in_shared,
         ];
         let shared = if in_shared { 4 * matrix.cols } else { 0 };
-        self.launch(&self.kernels.prepare, [tokens, 1], [512, 1], shared, args)
+        self.launch(&kernels.prepare, [tokens, 1], block, shared, args)
     }
 
     /// Products of plain ternary matrices that share an input, for few tokens; of gate and up, if the second has an activation.
@@ -345,6 +386,29 @@ impl Pass<'_> {
         self.launch(kernel, [(heads + 2 * kv_heads).div_ceil(4), self.batch], [32, 4], 0, args)
     }
 
+    /// Rotation, the write to the cache, and attention of one token.
+    fn attend_short(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
+        let config = self.config();
+        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        let args = args![
+            self.at(Piece::Position),
+            self.at(Piece::Query),
+            self.at(Piece::Key),
+            self.at(Piece::Value),
+            self.cache(n),
+            self.at(Piece::Rotation),
+            layer.norms[LayerNorm::Query as usize],
+            layer.norms[LayerNorm::Key as usize],
+            config.rms_norm_eps,
+            heads / config.num_key_value_heads,
+            head_dim,
+            self.options.context,
+            1.0 / (head_dim as f32).sqrt(),
+        ];
+        let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
+        self.launch(kernel, [heads, 1], [1024, 1], 4 * SHORT_VECTORS * head_dim, args)
+    }
+
     fn attend(&self, n: usize) -> Result<()> {
         let (config, kernels) = (self.config(), self.kernels);
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
@@ -377,7 +441,7 @@ fn same_input(a: &DeviceLinear, b: &DeviceLinear) -> bool {
 }
 
 /// Warps that share the columns of a row: as many as divide them best.
-fn warps_for(tiles: usize) -> usize {
+pub(crate) fn warps_for(tiles: usize) -> usize {
     // Of equal numbers of rounds the fewest warps: the others would wait.
     let rounds = tiles.div_ceil(10);
     tiles.div_ceil(rounds.max(1)).max(1)

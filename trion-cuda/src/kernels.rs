@@ -33,11 +33,12 @@ kernels! {
     "argmax": argmax_parts argmax_next;
     "attention": attention_scores_f32 attention_scores_f16 attention_weights_f32 attention_weights_f16
         attention_prompt_f32 attention_prompt_f16 attention_combine;
+    "attention_head": attention_head_f32 attention_head_f16;
     "embed": begin embed;
     "float_matrix": float_product_f32 float_product_f32_4 float_product_f16 float_product_f16_4
         float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
     "gemm": ternary_gemm;
-    "prepare": prepare;
+    "prepare": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14 prepare_row_20;
     "rotate": rotate_f32 rotate_f16;
     "ternary": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4 ternary_groups;
 }

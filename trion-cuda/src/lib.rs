@@ -23,6 +23,7 @@ mod error;
 mod forward;
 mod kernels;
 mod layout;
+pub mod measure;
 mod memory;
 mod model;
 mod plan;

@@ -9,7 +9,7 @@ use trion_core::{Error as CoreError, Logits, Progress, Session, SessionOptions};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::Pass;
+use crate::forward::{Pass, SHORT_CONTEXT};
 use crate::memory::{Piece, Sizes};
 use crate::model::CudaModel;
 
@@ -21,8 +21,7 @@ pub struct CudaSession {
     pub(crate) options: SessionOptions,
     pub(crate) stream: Arc<CudaStream>,
     /// Graphs are dropped before the memory that they name.
-    step: Option<CudaGraph>,
-    greedy_step: Option<CudaGraph>,
+    graphs: [Option<CudaGraph>; 4],
     pub(crate) memory: CudaSlice<u8>,
     pub(crate) sizes: Sizes,
     base: u64,
@@ -64,8 +63,7 @@ impl CudaSession {
             model: model.clone(),
             options,
             stream,
-            step: None,
-            greedy_step: None,
+            graphs: [None, None, None, None],
             memory,
             sizes,
             base,
@@ -156,10 +154,10 @@ impl CudaSession {
                 Logits::Last => usize::from(self.done + batch == self.tokens.len()),
             };
             if batch == 1 && rows == 1 {
-                self.pass(1, 1).begin(self.done)?;
-                self.decode_graph()?.launch().doing("computing a token")?;
+                self.pass(1, 1, self.done).begin(self.done)?;
+                self.graph(false, self.done)?.launch().doing("computing a token")?;
             } else {
-                let pass = self.pass(batch, rows);
+                let pass = self.pass(batch, rows, self.done + batch - 1);
                 pass.begin(self.done)?;
                 pass.run()?;
             }
@@ -209,11 +207,10 @@ impl CudaSession {
                 self.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
             }
             // The kernel that chooses a token goes on to the next position.
-            self.pass(1, 1).begin(first - 1)?;
+            self.pass(1, 1, first - 1).begin(first - 1)?;
             self.logits_rows = 0;
-            let graph = self.greedy_graph()?;
-            for _ in 0..count {
-                graph.launch().doing("computing a token")?;
+            for position in first..found {
+                self.graph(true, position)?.launch().doing("computing a token")?;
             }
             let mut chosen = vec![0_u32; count];
             self.read(Piece::Tokens, 4 * first, bytemuck::cast_slice_mut(&mut chosen))?;
@@ -248,8 +245,8 @@ impl CudaSession {
         Ok(())
     }
 
-    /// What the kernels of a batch work with.
-    pub(crate) fn pass(&self, batch: usize, logits_rows: usize) -> Pass<'_> {
+    /// What the kernels of a batch work with, whose last token has position `last`.
+    pub(crate) fn pass(&self, batch: usize, logits_rows: usize, last: usize) -> Pass<'_> {
         let device: &CudaDevice = self.model.device();
         Pass {
             model: &self.model.0,
@@ -260,31 +257,24 @@ impl CudaSession {
             options: &self.options,
             batch,
             logits_rows,
+            is_short: last < SHORT_CONTEXT,
         }
     }
 
-    /// The graph that computes one token.
-    fn decode_graph(&mut self) -> Result<&CudaGraph> {
-        if self.step.is_none() {
-            self.step = Some(self.capture(false)?);
+    /// The graph that computes the token at a position; with the choice of the token, if `choose` says so.
+    fn graph(&mut self, choose: bool, position: usize) -> Result<&CudaGraph> {
+        let which = usize::from(choose) + 2 * usize::from(position < SHORT_CONTEXT);
+        if self.graphs[which].is_none() {
+            self.graphs[which] = Some(self.capture(choose, position)?);
         }
-        self.step.as_ref().ok_or_else(no_graph)
+        self.graphs[which].as_ref().ok_or_else(no_graph)
     }
 
-    /// The graph that chooses a token and computes it.
-    fn greedy_graph(&mut self) -> Result<&CudaGraph> {
-        if self.greedy_step.is_none() {
-            self.greedy_step = Some(self.capture(true)?);
-        }
-        self.greedy_step.as_ref().ok_or_else(no_graph)
-    }
-
-    /// A graph of the work of one token; with the choice of the token, if `choose` says so.
-    fn capture(&self, choose: bool) -> Result<CudaGraph> {
+    fn capture(&self, choose: bool, position: usize) -> Result<CudaGraph> {
         // Other threads go on with their streams.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).doing("beginning a graph")?;
-        let pass = self.pass(1, 1);
+        let pass = self.pass(1, 1, position);
         let worked = if choose { pass.choose() } else { Ok(()) }.and_then(|()| pass.run());
         // Ended in any case, so that the stream can be used again.
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));

@@ -1,4 +1,4 @@
-//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed] [MODEL ...]`.
+//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--only-speed | --speed] [MODEL ...]`.
 //!
 //! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit differs.
 
@@ -8,14 +8,15 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use trion_core::{Activation, CacheType, Config, Logits, Sampler, SamplerOptions, SessionOptions};
-use trion_cuda::{CudaDevice, CudaModel, CudaSession};
+use trion_cuda::{CudaDevice, CudaModel, CudaSession, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let speed = arguments.first().is_some_and(|first| first == "--speed");
+    let what = arguments.first().map_or("", String::as_str);
+    let (compares, speed) = (what != "--only-speed", what.ends_with("speed"));
     if speed {
         arguments.remove(0);
     }
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(&device, speed, &arguments) {
+    match run(&device, compares, speed, &arguments) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("{failed} comparisons failed");
@@ -43,12 +44,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(device: &CudaDevice, speed: bool, models: &[String]) -> Outcome<usize> {
+fn run(device: &CudaDevice, compares: bool, speed: bool, models: &[String]) -> Outcome<usize> {
     println!("{}, {} multiprocessors, memory {:?}", device.name(), device.multiprocessors(), device.memory()?);
     let pool = Pool::new(0)?;
     let mut failed = 0;
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
-    for (name, config, embedding) in shapes() {
+    for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
         failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70], 20)?;
     }
@@ -58,6 +59,7 @@ fn run(device: &CudaDevice, speed: bool, models: &[String]) -> Outcome<usize> {
         failed += compare_model(device, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
     }
     if speed {
+        speed_of_gemv(device)?;
         failed += speed_of_2b4t(device, &pool)?;
     }
     Ok(failed)
@@ -228,6 +230,20 @@ fn operations(model: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Optio
     }
     loaded.rewind(first.len())?;
     Ok(difference("rewound", loaded.evaluate(rest)?, &expected))
+}
+
+/// Times of products from device memory, and what part of a copy's bandwidth that is.
+fn speed_of_gemv(device: &CudaDevice) -> Outcome<()> {
+    let copy = measure::copy_bandwidth(device)?;
+    println!("copy: {copy:.0} GB/s, read and written");
+    println!("{:>7}  {:>6}  {:>8}  {:>6}  {:>10}", "rows", "cols", "us", "GB/s", "of a copy");
+    let shapes = [(2560, 2560), (3840, 2560), (6912, 2560), (13_824, 2560), (2560, 6912), (55_296, 5120)];
+    for (rows, cols) in shapes {
+        let micros = measure::gemv_time(device, rows, cols, 0)?;
+        let rate = (rows * cols / 4 + cols + 4 * rows) as f64 / micros / 1e3;
+        println!("{rows:>7}  {cols:>6}  {micros:>8.2}  {rate:>6.0}  {:>8.1} %", 100.0 * rate / copy);
+    }
+    Ok(())
 }
 
 /// Time of a token at position 512 and of a prompt of 512, at the shape of 2B4T with random weights and an int8 head.
