@@ -108,26 +108,6 @@ attention_combine(const int* position, const float* sums, const float* parts, fl
 // Queries of one key and value head that a block of threads takes together: query u is head u % group of token u / group.
 #define QUERIES 8
 
-// The sums of eight numbers over the lanes, folded in halves; lane l gets that of number l / 4. Each exchange halves the
-// numbers that a lane still has to do with.
-DEVICE float fold_eight(float (&x)[QUERIES], int lane) {
-    float four[4], two[2];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float mine = lane & 16 ? x[i + 4] : x[i], theirs = lane & 16 ? x[i] : x[i + 4];
-        four[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 16));
-    }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float mine = lane & 8 ? four[i + 2] : four[i], theirs = lane & 8 ? four[i] : four[i + 2];
-        two[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 8));
-    }
-    float mine = lane & 4 ? two[1] : two[0], theirs = lane & 4 ? two[0] : two[1];
-    float one = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 4));
-    one = add(one, __shfl_xor_sync(ALL_LANES, one, 2));
-    return add(one, __shfl_xor_sync(ALL_LANES, one, 1));
-}
-
 // Attention of a batch, in place of its queries `[tokens, heads, head_dim]`. `scratch` has 8 * stride floats for each block of
 // threads; a block takes one piece of work after the other.
 template <class F>

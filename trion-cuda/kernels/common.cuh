@@ -56,6 +56,26 @@ DEVICE float fold(float lane) {
     return lane;
 }
 
+// The sums of eight numbers over the lanes, folded in halves; lane l gets that of number l / 4. Each exchange halves the
+// numbers that a lane still has to do with.
+DEVICE float fold_eight(const float (&x)[8], int lane) {
+    float four[4], two[2];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        float mine = lane & 16 ? x[i + 4] : x[i], theirs = lane & 16 ? x[i] : x[i + 4];
+        four[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 16));
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float mine = lane & 8 ? four[i + 2] : four[i], theirs = lane & 8 ? four[i] : four[i + 2];
+        two[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 8));
+    }
+    float mine = lane & 4 ? two[1] : two[0], theirs = lane & 4 ? two[0] : two[1];
+    float one = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 4));
+    one = add(one, __shfl_xor_sync(ALL_LANES, one, 2));
+    return add(one, __shfl_xor_sync(ALL_LANES, one, 1));
+}
+
 // The largest of a warp's lanes, folded in halves, in every lane. Where a NaN is about, only lanes below `half` may count.
 DEVICE float fold_largest(float lane) {
 #pragma unroll

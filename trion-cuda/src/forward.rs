@@ -7,7 +7,7 @@ use trion_core::numeric::ATTENTION_BLOCK;
 use trion_core::{Activation, CacheType, Config, LayerNorm, Projection, SessionOptions};
 
 use crate::error::Result;
-use crate::kernels::{Arg, Job, Jobs, Kernels, Shape, args, launch};
+use crate::kernels::{Arg, Decode, Job, Jobs, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
 use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
@@ -26,7 +26,13 @@ const PREPARE_THREADS: usize = 512;
 /// Positions, and the width of a head, up to which one block of threads makes attention of a head; as in
 /// `kernels/attention_head.cu`.
 pub(crate) const SHORT_CONTEXT: usize = 1024;
-const SHORT_HEAD: usize = 256;
+pub(crate) const SHORT_HEAD: usize = 256;
+/// Threads that make it.
+const SHORT_THREADS: usize = 512;
+/// Bytes of shared memory that all blocks in one kernel take: `ProjectShared` in `kernels/decode.cu`.
+const DECODE_SHARED: usize = 44 << 10;
+/// Bytes of a cache that holds what a phase reads of the weights, beside what the one before reads.
+const PREFETCH_CACHE: usize = 24 << 20;
 /// Vectors of a head that it has in shared memory.
 const SHORT_VECTORS: usize = 3 + SHORT_CONTEXT / ATTENTION_BLOCK;
 /// Blocks of positions that attention of one token is divided into, at most; more are taken in turns.
@@ -80,7 +86,7 @@ impl Pass<'_> {
         shared: usize,
         args: &[Arg],
     ) -> Result<()> {
-        launch(self.stream, kernel, Shape { grid, block, shared }, args)
+        launch(self.stream, kernel, Shape { grid, block, shared, together: false }, args)
     }
 
     /// Says at which position the batch begins; its tokens are there.
@@ -106,6 +112,10 @@ impl Pass<'_> {
             Activation::Silu => Sink::Silu,
         };
         self.embed()?;
+        if self.batch == 1 && self.is_short && self.model.decode_layers != 0 {
+            self.decode(gated)?;
+            return self.head();
+        }
         for (n, layer) in self.model.layers.iter().enumerate() {
             let hidden = Piece::Hidden;
             let attention = [
@@ -125,6 +135,48 @@ impl Pass<'_> {
             self.project(layer, hidden, N::Mlp, &gate)?;
             self.project(layer, Piece::Intermediate, N::MlpSub, &[(P::Down, hidden, Sink::Add)])?;
         }
+        self.head()
+    }
+
+    /// All blocks of the model for one token.
+    fn decode(&self, sink: Sink) -> Result<()> {
+        let config = self.config();
+        let device = &self.model.device;
+        let decode = Decode {
+            layers: self.model.decode_layers,
+            position: self.at(Piece::Position),
+            hidden: self.at(Piece::Hidden),
+            query: self.at(Piece::Query),
+            key: self.at(Piece::Key),
+            value: self.at(Piece::Value),
+            intermediate: self.at(Piece::Intermediate),
+            cache: self.cache(0),
+            rotation: self.at(Piece::Rotation),
+            num_layers: config.num_hidden_layers as i32,
+            hidden_size: config.hidden_size as i32,
+            intermediate_size: config.intermediate_size as i32,
+            heads: config.num_attention_heads as i32,
+            kv_heads: config.num_key_value_heads as i32,
+            head_dim: config.head_dim as i32,
+            context: self.options.context as i32,
+            sink: sink as i32,
+            prefetch: i32::from(device.cache_bytes() >= PREFETCH_CACHE),
+            eps: config.rms_norm_eps,
+            c: 1.0 / (config.head_dim as f32).sqrt(),
+            unused: 0,
+        };
+        let kernel = self.by_cache(&self.kernels.decode_f32, &self.kernels.decode_f16);
+        let (grid, block) = ([device.multiprocessors(), 1], [SHORT_THREADS, 1]);
+        launch(
+            self.stream,
+            kernel,
+            Shape { grid, block, shared: DECODE_SHARED, together: true },
+            &[Arg::Decode(decode)],
+        )
+    }
+
+    /// The logits of the last tokens, as many as are wanted.
+    fn head(&self) -> Result<()> {
         if self.logits_rows > 0 {
             let head = DeviceLinear { matrix: self.model.head, norm: 0 };
             let (skip, rows) = (self.batch - self.logits_rows, self.logits_rows);
@@ -406,7 +458,7 @@ impl Pass<'_> {
             1.0 / (head_dim as f32).sqrt(),
         ];
         let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
-        self.launch(kernel, [heads, 1], [1024, 1], 4 * SHORT_VECTORS * head_dim, args)
+        self.launch(kernel, [heads, 1], [SHORT_THREADS, 1], 4 * SHORT_VECTORS * head_dim, args)
     }
 
     fn attend(&self, n: usize) -> Result<()> {

@@ -115,22 +115,23 @@ struct Resources {
 /// Reads what the assembler says of each kernel.
 fn resources(log: &str) -> Vec<Resources> {
     // Lines: `Compiling entry function 'NAME' for ...`, then `0 bytes stack frame, 0 bytes spill stores, ...`, then
-    // `Used 40 registers, used 1 barriers, 512 bytes smem, ...`.
+    // `Used 40 registers, used 1 barriers, 512 bytes smem, ...`; behind them the first kind again for each function it calls.
     let before = |line: &str, what: &str| {
         let word = line.split(what).next().filter(|front| front.len() < line.len());
         word.and_then(|front| front.split_whitespace().last()?.parse().ok()).unwrap_or(0)
     };
-    let mut kernels = Vec::new();
-    let (mut name, mut stack, mut spilled) = (String::new(), 0, 0);
+    let mut kernels: Vec<Resources> = Vec::new();
     for line in log.lines() {
         if line.contains("Compiling entry function") {
-            line.split('\'').nth(1).unwrap_or_default().clone_into(&mut name);
-        } else if line.contains("bytes stack frame") {
-            stack = before(line, " bytes stack frame");
-            spilled = before(line, " bytes spill stores") + before(line, " bytes spill loads");
+            let name = line.split('\'').nth(1).unwrap_or_default().to_owned();
+            kernels.push(Resources { name, registers: 0, shared: 0, stack: 0, spilled: 0 });
+        }
+        let Some(kernel) = kernels.last_mut() else { continue };
+        if line.contains("bytes stack frame") {
+            kernel.stack += before(line, " bytes stack frame");
+            kernel.spilled += before(line, " bytes spill stores") + before(line, " bytes spill loads");
         } else if line.contains("Used ") {
-            let (registers, shared) = (before(line, " registers"), before(line, " bytes smem"));
-            kernels.push(Resources { name: name.clone(), registers, shared, stack, spilled });
+            (kernel.registers, kernel.shared) = (before(line, " registers"), before(line, " bytes smem"));
         }
     }
     kernels
