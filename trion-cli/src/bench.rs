@@ -178,14 +178,14 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             "bytes_per_token": bytes,
             "bandwidth": bandwidth,
             "fraction_of_bandwidth": fraction,
-            "packed_bytes": model.packed_bytes(),
+            "packed_bytes": model.packed().len(),
             "resident_bytes": resident,
             "peak_resident_bytes": peak,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = io::stdout().lock();
-    let (isa, threads, packed) = (kernel.isa().name(), pool.threads(), model.packed_bytes());
+    let (isa, threads, packed) = (kernel.isa().name(), pool.threads(), model.packed().len());
     writeln!(out, "kernel {isa}, {threads} threads, packed model {packed} bytes")?;
     writeln!(out, "prompt of {prompt_tokens}: {prompt_rate:.1} tokens/s")?;
     writeln!(out, "decode of {decode}: {decode_rate:.1} tokens/s")?;

@@ -4,6 +4,7 @@
 //! transcendental functions are polynomials of these same operations.
 
 use crate::kernel::Vector;
+pub use crate::layer::rotary_tables;
 
 /// Lanes of every float sum: lane i adds elements i, i + 32, i + 64 ..., then the lanes fold in halves.
 pub const LANES: usize = 32;

@@ -227,9 +227,19 @@ impl Model {
         self.0.settings.chat_template.is_some()
     }
 
-    /// Bytes of the packed form.
-    pub fn packed_bytes(&self) -> usize {
-        self.0.cell.borrow_owner().borrow_owner().bytes().len()
+    /// The text of its `tokenizer.json`, if it has one.
+    pub fn tokenizer_json(&self) -> Option<&str> {
+        self.0.settings.tokenizer_json.as_deref()
+    }
+
+    /// The text of its chat template, if it has one.
+    pub fn chat_template_source(&self) -> Option<&str> {
+        self.0.settings.chat_template.as_deref()
+    }
+
+    /// The packed form: every byte of a file that Trion packs.
+    pub fn packed(&self) -> &[u8] {
+        self.0.cell.borrow_owner().borrow_owner().bytes()
     }
 
     /// The tokenizer.

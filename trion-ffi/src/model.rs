@@ -101,7 +101,7 @@ fn make(
             model.config().num_hidden_layers,
             model.config().hidden_size,
             model.config().vocab_size,
-            model.packed_bytes(),
+            model.packed().len(),
             Kernel::detect().isa().name(),
         ));
         let loaded = Arc::new(trion_model(Loaded { model, runtime }));
@@ -228,7 +228,7 @@ pub unsafe extern "C" fn trion_model_get_info(
             num_key_value_heads: config.num_key_value_heads,
             head_dim: config.head_dim,
             max_position_embeddings: config.max_position_embeddings,
-            packed_bytes: model.packed_bytes(),
+            packed_bytes: model.packed().len(),
             bos_token: model.bos_token_id().map_or(-1, i64::from),
             has_tokenizer: c_int::from(model.has_tokenizer()),
             has_chat_template: c_int::from(model.has_chat_template()),

@@ -8,4 +8,5 @@ mod rope;
 pub(crate) use activation::activate;
 pub(crate) use attention::{Attention, scores_len};
 pub(crate) use rms_norm::RmsNorm;
-pub(crate) use rope::{inverse_frequency, rotate, tables};
+pub use rope::rotary_tables;
+pub(crate) use rope::rotate;

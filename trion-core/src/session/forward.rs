@@ -11,7 +11,7 @@ use crate::config::{Activation, Config};
 use crate::kernel::bands::{Band, Bands, for_each_band};
 use crate::kernel::{CacheFormat, Kernel, Op, Simd};
 use crate::kv_cache::{Cache, KvCache};
-use crate::layer::{Attention, RmsNorm, activate, inverse_frequency, rotate, scores_len, tables};
+use crate::layer::{Attention, RmsNorm, activate, rotary_tables, rotate, scores_len};
 use crate::matrix::{Input, Linear, Matrix};
 use crate::model::{Layer, LayerNorm, Model, Projection};
 use crate::parallel::Parallel;
@@ -282,7 +282,7 @@ impl Pass<'_, '_, '_> {
             let token = memory.tokens[self.first + t] as usize;
             self.kernel.run(Row { matrix: self.model.embedding(), row: token, out: hidden });
             let (cos, sin) = memory.rotation[t * config.head_dim..][..config.head_dim].split_at_mut(half);
-            tables(self.first + t, |i| inverse_frequency(config.rope_theta, i, config.head_dim), cos, sin);
+            rotary_tables(config.rope_theta, config.head_dim, self.first + t, cos, sin);
         }
     }
 
