@@ -3,7 +3,7 @@
 //! A projection `model.layers.3.mlp.gate_proj` has the initializers `….weight` and `….weight_scale`, and computes
 //! `…/quantized`, `…/scale`, `…/accumulators` and `…/output`. [`quantized_by`] tells which projection quantises for another.
 
-use trion_core::{Layer, LayerNorm, Matrix, Projection, Rescale};
+use trion_core::{Layer, LayerNorm, Matrix, Projection};
 
 /// Logits `[batch_size, sequence_length, vocab_size]`.
 pub const LOGITS: &str = "logits";
@@ -54,9 +54,9 @@ pub fn accumulators(module: &str) -> String {
     format!("{module}/accumulators")
 }
 
-/// What a module gives on.
+/// What a module gives on; the head gives [`LOGITS`].
 pub fn output(module: &str) -> String {
-    format!("{module}/output")
+    if module == HEAD { LOGITS.to_owned() } else { format!("{module}/output") }
 }
 
 /// The projection whose quantised activations `projection` reads: an earlier one that has the same input and quantises it
@@ -72,13 +72,10 @@ pub fn quantized_by(layer: &Layer<'_>, projection: Projection) -> Projection {
     if same { first } else { projection }
 }
 
-/// Columns of a group that has a scale of its own; 0 for a scale per tensor. `None` for a float matrix.
-pub(crate) fn span(matrix: &Matrix<'_>) -> Option<usize> {
+/// Columns that a matrix wants activations quantised over; `None` for a float matrix.
+fn span(matrix: &Matrix<'_>) -> Option<usize> {
     match matrix {
-        Matrix::Ternary(matrix) => match matrix.rescale() {
-            Rescale::Groups { size, .. } => Some(size),
-            Rescale::Multiply(_) | Rescale::Divide(_) => Some(0),
-        },
+        Matrix::Ternary(matrix) => Some(matrix.activation_span()),
         Matrix::Float(_) => None,
     }
 }

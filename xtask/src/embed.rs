@@ -287,23 +287,29 @@ fn project(source: &str, variant: &str, prefix: &Path, options: &[&str], tools: 
 }
 
 /// Whether these programs are on the path. Where one is not, a step is left out, but not where changes are decided on.
-fn have(programs: &[&str]) -> Result<bool, String> {
+pub(crate) fn have(programs: &[&str]) -> Result<bool, String> {
     let paths = env::var_os("PATH").unwrap_or_default();
     let found = |program: &&&str| {
         let name = format!("{program}{}", env::consts::EXE_SUFFIX);
         env::split_paths(&paths).any(|directory| directory.join(&name).is_file())
     };
     let Some(program) = programs.iter().find(|program| !found(program)) else { return Ok(true) };
-    let message = format!("skipped: {program} not found");
+    skip(&format!("{program} not found"))?;
+    Ok(false)
+}
+
+/// Says why a step is left out. Where changes are decided on, none may be.
+pub(crate) fn skip(why: &str) -> Outcome {
+    let message = format!("skipped: {why}");
     if env::var_os("CI").is_some() {
         return Err(message);
     }
     println!("{message}");
-    Ok(false)
+    Ok(())
 }
 
 /// What a command writes.
-fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
     // Without a language, since it is read by a program.
     let output = Command::new(program).args(arguments).env("LC_ALL", "C").output();
     let output = output.map_err(|e| format!("{program}: {e}"))?;
@@ -314,13 +320,13 @@ fn output(program: &str, arguments: &[&str]) -> Result<String, String> {
 }
 
 /// Removes a directory, if it is there.
-fn remove(directory: &Path) -> Outcome {
+pub(crate) fn remove(directory: &Path) -> Outcome {
     match fs::remove_dir_all(directory) {
         Err(e) if e.kind() != ErrorKind::NotFound => Err(format!("{}: {e}", directory.display())),
         _ => Ok(()),
     }
 }
 
-fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }

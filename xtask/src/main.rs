@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 mod embed;
+mod onnx;
 
 const HELP: &str = "cargo xtask NAME
 
@@ -17,6 +18,7 @@ const HELP: &str = "cargo xtask NAME
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
   race    sessions on many threads, watched by ThreadSanitizer
+  onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
   units   what a unit of work costs, and how fast a call is cancelled
 ";
 
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),
         Some("race") => embed::race(),
+        Some("onnxruntime") => onnx::onnxruntime(),
         Some("units") => embed::units(),
         _ => Err(HELP.to_owned()),
     };
@@ -48,6 +51,8 @@ fn main() -> ExitCode {
 }
 
 fn test() -> Outcome {
+    // Before the tests that load it.
+    onnx::onnxruntime()?;
     run("cargo", &["test", "--workspace", "--locked"])?;
     let readme = std::fs::read_to_string(root().join("README.md")).map_err(|e| format!("README.md: {e}"))?;
     // A shell, since the examples are what a person types into one.

@@ -1,8 +1,7 @@
 //! Rotary position embedding (Su et al. 2021), half-split as Hugging Face computes it.
 
 /// Fills `cos` and `sin` `[head_dim / 2]`, the tables of one position: element i belongs to the angle
-/// `position * theta^(-2i / head_dim)`. The frequency is computed in double precision and rounded once, and the product is
-/// rounded again.
+/// `position * theta^(-2i / head_dim)`. The frequency is computed in double precision and rounded once, and so is the product.
 ///
 /// Lengths are not checked: as many elements are written as the shorter slice has.
 pub fn rotary_tables(theta: f32, head_dim: usize, position: usize, cos: &mut [f32], sin: &mut [f32]) {
