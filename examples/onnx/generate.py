@@ -23,6 +23,8 @@ def generate(session, config, ids, count):
         if wanted.name.startswith("past_key_values."):
             _, heads, _, size = wanted.shape
             cache[wanted.name] = np.zeros((1, heads, 0, size), np.float32)
+    if not cache:
+        sys.exit("this graph has no cache: it was exported with --no-cache")
     ends = config.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
     names = [output.name for output in session.get_outputs()]

@@ -156,10 +156,8 @@ fn write_graph(model: &Model, directory: &Path, options: &ExportOptions) -> Resu
     write_decoder(&mut graph, model.core(), options)?;
     let graph = graph.finish(options.external_over)?;
 
-    let mut metadata = vec![
-        ("name", model.name().to_owned()),
-        ("source_sha256", Sha256::digest(model.packed()).iter().map(|byte| format!("{byte:02x}")).collect()),
-    ];
+    let hash: Vec<String> = Sha256::digest(model.packed()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut metadata = vec![("name", model.name().to_owned()), ("source_sha256", hash.concat())];
     if let Some(license) = &options.license {
         metadata.push(("license", license.clone()));
     }

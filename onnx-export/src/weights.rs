@@ -286,8 +286,8 @@ mod tests {
         let bytes = FloatData::I8 { values: &[-128, 127, 1, 0], scales: &[0.5, 3.0] };
         assert_eq!(written(bytes, FloatFormat::I8), [0x80, 127, 1, 0]);
         assert_eq!(written(bytes, FloatFormat::F32), [-64.0_f32, 63.5, 3.0, 0.0].map(f32::to_le_bytes).concat());
-        // 1 + 2^-8 lies between two neighbours in bfloat16, of which 1 is even.
-        let singles = FloatData::F32(&[1.003_906_25, 1.011_718_75, -2.0, 0.0]);
+        // Each lies between two neighbours in bfloat16, of which one is even.
+        let singles = FloatData::F32(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, -2.0, 0.0]);
         assert_eq!(written(singles, FloatFormat::Bf16), [0x3f80_u16, 0x3f82, 0xc000, 0].map(u16::to_le_bytes).concat());
     }
 }

@@ -3,8 +3,9 @@
 pub mod oracle;
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::{env, fs};
 
 use safetensors::tensor::{Dtype, SafeTensors};
 
@@ -77,4 +78,27 @@ pub fn reference(path: &Path) -> HashMap<String, Values> {
         }
     };
     tensors.iter().filter_map(|(name, view)| Some((name.to_owned(), read(&view)?))).collect()
+}
+
+/// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it is not installed.
+///
+/// # Panics
+/// If it is not installed and `CI` is set.
+pub fn onnx_packages() -> Option<PathBuf> {
+    let packages = root().join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into())).join("onnxruntime");
+    if packages.join("onnxruntime").exists() {
+        return Some(packages);
+    }
+    assert!(env::var_os("CI").is_none(), "{} does not exist: cargo xtask onnxruntime", packages.display());
+    println!("skipped: {} does not exist (cargo xtask onnxruntime makes it)", packages.display());
+    None
+}
+
+/// Runs a script of the repository with these packages.
+///
+/// # Panics
+/// If Python does not run.
+pub fn python(packages: &Path, script: &str, arguments: &[&Path]) -> Output {
+    let mut command = Command::new("python3");
+    command.arg(root().join(script)).args(arguments).env("PYTHONPATH", packages).output().expect("python3 runs")
 }

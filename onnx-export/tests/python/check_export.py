@@ -52,7 +52,8 @@ def run(path):
         if wanted.name in inputs:
             feed[wanted.name] = inputs[wanted.name]
         elif wanted.name.startswith("past_key_values."):
-            # What is left open is the length of the past.
+            # The dimension that has none of these names is the length of the past. Programs rely on the names too:
+            # transformers.js takes any other name than batch_size for zero.
             shape = [size if isinstance(size, int) else DIMENSIONS.get(size, 0) for size in wanted.shape]
             feed[wanted.name] = np.zeros(shape, np.float32)
         else:

@@ -1,0 +1,40 @@
+//! Exported graphs of every model at hand, with the tools of others.
+
+mod export;
+mod genai;
+
+use std::path::PathBuf;
+
+use trion_tests::{golden, root, shared};
+
+/// Checkpoints of the test suite, one of every kind.
+const GOLDEN: [&str; 8] = [
+    "bitnet_offline",
+    "bitnet_online",
+    "llama_bitlinear",
+    "llama_rms_norm",
+    "1bitllm",
+    "llama_float",
+    "qwen3_online",
+    "qwen3_groups",
+];
+
+/// The default model.
+fn default_model() -> PathBuf {
+    root().join("models/classics-14m.safetensors")
+}
+
+/// Every model at hand, with a name: golden ones, the default one, and larger ones beside the repository.
+fn models() -> Vec<(String, PathBuf)> {
+    let cases = [
+        "cases/a_bitnet_packed_autobitlinear_offline",
+        "cases/b_bitnet_bf16_autobitlinear_online",
+        "cases/c_llama_packed_bitlinear",
+        "cases/c2_llama_packed_bitlinear_rmsnorm",
+        "cases/d_1bitllm_bitnet_fp32_online",
+        "models/classics-14m",
+    ];
+    let golden = GOLDEN.map(|name| (name.to_owned(), golden(name)));
+    let shared = cases.into_iter().filter_map(|name| Some((name.replace('/', "-"), shared(name)?)));
+    golden.into_iter().chain([("default".to_owned(), default_model())]).chain(shared).collect()
+}
