@@ -37,6 +37,9 @@ pub enum Error {
         /// What was found, and what was expected.
         message: String,
     },
+    /// A graph does not compute what the model does.
+    #[error("the check fails: {0}")]
+    Check(crate::check::Failure),
     /// An argument of a call is out of its range.
     #[error("{0}")]
     Argument(String),

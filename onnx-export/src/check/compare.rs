@@ -8,7 +8,6 @@ use trion_engine::Model;
 use super::probe::{Module, Pass};
 use super::recording::{Position, Quantized, Recording, best};
 use super::report::{Failure, LayerReport, ModeReport, Parting};
-use crate::error::Result;
 use crate::names;
 
 /// How far from a half a value may lie before rounding for the engines to round it apart. Sums in another order move values
@@ -138,7 +137,6 @@ impl From<crate::Error> for Stop {
 
 /// Compares tokens, and counts.
 pub(super) struct Comparison<'m> {
-    model: &'m Model,
     kernel: Kernel,
     /// Indexed by layer and [`Projection`].
     modules: Vec<[Option<Module<'m>>; Projection::ALL.len()]>,
@@ -154,7 +152,6 @@ impl<'m> Comparison<'m> {
         let head = Module::of_head(model);
         let names = layers.clone().map(names::layer).chain(head.as_ref().map(|head| head.name.clone()));
         Comparison {
-            model,
             kernel: Kernel::detect(),
             modules: layers.map(|n| Projection::ALL.map(|p| Module::of_projection(model, n, p))).collect(),
             head,

@@ -7,6 +7,7 @@
 
 mod compare;
 mod probe;
+mod prompts;
 mod recording;
 mod report;
 mod speed;
@@ -21,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::runtime::Runtime;
 use compare::{At, Comparison, Stop, Taint};
 use probe::{Probed, Sequences, computed, pass};
+pub use prompts::default_prompts;
 use recording::Recording;
 pub use report::{Failure, LayerReport, Mode, ModeReport, Parting, Report, Speed};
 
