@@ -253,7 +253,7 @@ impl Matrix<'_> {
 }
 
 /// A batch of activations: as floats `[tokens, cols]`, and quantised.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Input<'a> {
     /// Rows.
     pub(crate) tokens: usize,

@@ -2,6 +2,7 @@
 
 mod forward;
 mod memory;
+mod observe;
 mod state;
 
 use crate::Error;
@@ -12,6 +13,7 @@ use crate::model::Model;
 use crate::parallel::Parallel;
 use forward::Cursor;
 use memory::Memory;
+pub use observe::{Observation, ProjectionInput};
 
 /// Which positions' logits a session computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +166,15 @@ impl<'m, 'b> Session<'m, 'b> {
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
+        self.advance_with(budget, parallel, None)
+    }
+
+    fn advance_with(
+        &mut self,
+        budget: usize,
+        parallel: &dyn Parallel,
+        observer: Option<&mut dyn FnMut(Observation<'_>)>,
+    ) -> Result<Progress, Error> {
         self.spent = 0;
         if self.is_ready() {
             return Ok(Progress::Ready);
@@ -171,7 +182,7 @@ impl<'m, 'b> Session<'m, 'b> {
         if self.done == self.len {
             return Err(Error::NoTokens);
         }
-        Ok(self.forward(budget, parallel))
+        Ok(self.forward(budget, parallel, observer))
     }
 
     /// Row-blocks that the last call of [`Session::advance`] took.
