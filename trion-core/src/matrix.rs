@@ -253,7 +253,7 @@ impl Matrix<'_> {
 }
 
 /// A batch of activations: as floats `[tokens, cols]`, and quantised.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     /// Rows.
     pub(crate) tokens: usize,

@@ -235,10 +235,38 @@ mod tests {
             all.push(observe(&mut session, budget));
             assert_eq!(session.logits().expect("logits"), logits);
         }
-        // Three batches of an embedding and two blocks with an output each; a row for each token and projection; a head.
-        assert_eq!(all[0].len(), 3 * 3 + 5 * 2 * 7 + 1);
+        // Three batches of an embedding and two blocks with an output each; a row for each token and input; a head.
+        assert_eq!(all[0].len(), 3 * 3 + 5 * 2 * 4 + 1);
         assert_eq!(all[0], all[1]);
         assert_eq!(all[0], all[2]);
+    }
+
+    #[test]
+    fn a_pass_goes_on_from_integers_that_an_observer_puts_in() {
+        let model = model();
+        let options = SessionOptions { max_batch: 4, ..SessionOptions::new(8) };
+        let run = |replace: &dyn Fn(i8) -> i8| {
+            let mut session = Session::new(&model, options).expect("a session");
+            session.push(&[9, 4, 2]).expect("room");
+            let progress = session.advance_observed(usize::MAX, &Serial, &mut |observation| {
+                if let Observation::Projection { layer: 1, projection: Projection::Output, mut input, .. } = observation
+                {
+                    let value = input.quantized(2)[5];
+                    input.replace(2, 5, replace(value));
+                    assert_eq!(input.quantized(2)[5], replace(value));
+                    // Beyond the tokens and beyond the columns.
+                    let (tokens, cols) = (input.tokens(), input.cols());
+                    input.replace(tokens, 0, 1);
+                    input.replace(0, cols, 1);
+                }
+            });
+            assert_eq!(progress.expect("there are tokens"), Progress::Ready);
+            session.logits().expect("logits").to_vec()
+        };
+        let mut plain = Session::new(&model, options).expect("a session");
+        let logits = plain.evaluate(&[9, 4, 2], &Serial).expect("logits");
+        assert_eq!(run(&|value| value), logits);
+        assert_ne!(run(&|value| value.wrapping_add(40)), logits);
     }
 
     #[test]

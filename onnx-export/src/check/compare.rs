@@ -1,95 +1,56 @@
-//! The comparison of one token in both engines, and what a tie before it allows.
+//! The comparison of a pass through the graph with Trion's session, which follows it.
+//!
+//! Where an activation lies next to a half before it is quantised, the engines may round it apart. Trion's session then takes
+//! ONNX Runtime's integer and goes on from it, so that everything behind is compared as strictly as before.
 
 use trion_core::numeric::f16_to_f32;
 use trion_core::ternary::TILE_ROWS;
 use trion_core::{Kernel, Projection, Rescale};
-use trion_engine::Model;
+use trion_engine::{Model, Observation, Parallel, PreparedInput, Progress, Session};
 
+use super::continuation::{Continuation, best};
 use super::probe::{Module, Pass};
-use super::recording::{Position, Quantized, Recording, best};
-use super::report::{Failure, LayerReport, ModeReport, Parting};
+use super::report::{Failure, LayerReport, ModeReport, Tie};
 use crate::names;
 
 /// How far from a half a value may lie before rounding for the engines to round it apart. Sums in another order move values
 /// by some units in the last place, up to 127 times 1e-5.
-pub(super) const TIE: f32 = 1e-3;
-/// Largest difference of a residual stream, relative to its largest number, while no integer differs.
-pub(super) const HIDDEN_TOLERANCE: f32 = 1e-4;
+const TIE: f32 = 1e-3;
+/// Largest difference of a residual stream, relative to its largest number.
+const HIDDEN_TOLERANCE: f32 = 1e-4;
 /// Largest difference of a projection's output from its own accumulators, rescaled, relative to the largest of them.
-pub(super) const RESCALE_TOLERANCE: f32 = 1e-6;
-/// Largest difference of logits, relative to the largest, while no integer differs.
-pub(super) const LOGITS_TOLERANCE: f32 = 1e-3;
-/// Mean difference of logits behind a tie.
-pub(super) const PARTED_MEAN: f32 = 0.02;
-/// Logit by which the greedy choice has to lead for both engines to agree behind a tie.
-pub(super) const PARTED_MARGIN: f32 = 0.4;
+const RESCALE_TOLERANCE: f32 = 1e-6;
+/// Largest difference of logits, relative to the largest.
+const LOGITS_TOLERANCE: f32 = 1e-3;
+/// Logit by which Trion's own greedy choice has to lead for ONNX Runtime to agree in spite of ties before it.
+const TIE_MARGIN: f32 = 0.4;
 
-/// Where integers that differ have got to in one sequence.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Taint {
-    /// For each layer, the first position whose key and value are computed from integers that differ; a later token attends
-    /// to it.
-    first: Vec<usize>,
-}
-
-impl Taint {
-    /// Nothing differs yet.
-    pub(super) fn none(layers: usize) -> Self {
-        Taint { first: vec![usize::MAX; layers] }
-    }
-
-    /// Whether attention of a layer at `position` reads a key or value that differs.
-    fn reaches(&self, layer: usize, position: usize) -> bool {
-        self.first[layer] <= position
-    }
-
-    /// The key and value of a position differ.
-    fn mark(&mut self, layer: usize, position: usize) {
-        self.first[layer] = self.first[layer].min(position);
-    }
-}
-
-/// What becomes of a token's quantised activations.
+/// Columns where two engines quantised activations differently.
 #[derive(Debug, PartialEq)]
-pub(super) enum Outcome {
-    /// All are equal.
-    Equal,
-    /// Some differ, each by one and next to a half; the first of them is at this column.
-    Ties {
-        count: u64,
-        first: usize,
-        /// The largest distance from a half.
-        distance: f32,
-    },
-    /// One differs that no tie explains.
+enum Outcome {
+    /// Each differs by one and lay next to a half, at most `distance` from it; none if they are equal.
+    Ties { cols: Vec<usize>, distance: f32 },
+    /// This one differs otherwise.
     Different { col: usize },
 }
 
-/// Compares activations that ONNX Runtime quantised with Trion's.
-pub(super) fn compare_quantized(trion: &Quantized, onnx: &[i8]) -> Outcome {
-    if trion.integers == onnx {
-        return Outcome::Equal;
-    }
-    let (mut count, mut first, mut distance) = (0, None, 0.0_f32);
-    for (col, (ours, theirs)) in trion.integers.iter().zip(onnx).enumerate().filter(|(_, (a, b))| a != b) {
-        let value = trion.before_rounding(col);
+/// Compares activations that ONNX Runtime quantised with Trion's; `value(col)` is Trion's before rounding.
+fn compare_quantized(trion: &[i8], onnx: &[i8], value: impl Fn(usize) -> f32) -> Outcome {
+    let (mut cols, mut distance) = (Vec::new(), 0.0_f32);
+    for (col, (ours, theirs)) in trion.iter().zip(onnx).enumerate().filter(|(_, (a, b))| a != b) {
+        let value = value(col);
         let from_half = (value - value.floor() - 0.5).abs();
         if from_half > TIE || from_half.is_nan() || (i32::from(*ours) - i32::from(*theirs)).abs() != 1 {
             return Outcome::Different { col };
         }
-        count += 1;
-        first = first.or(Some(col));
+        cols.push(col);
         distance = distance.max(from_half);
     }
-    match first {
-        Some(first) => Outcome::Ties { count, first, distance },
-        // They are equal as far as both go.
-        None => Outcome::Different { col: trion.integers.len().min(onnx.len()) },
-    }
+    Outcome::Ties { cols, distance }
 }
 
 /// The largest difference of two rows, infinite if one has a NaN that the other has not.
-pub(super) fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
+fn largest_difference(ours: &[f32], theirs: &[f32]) -> f32 {
     ours.iter().zip(theirs).fold(0.0, |largest: f32, (a, b)| {
         let difference = if a.is_nan() && b.is_nan() { 0.0 } else { (a - b).abs() };
         if difference.is_nan() { f32::INFINITY } else { largest.max(difference) }
@@ -101,23 +62,29 @@ fn largest(values: &[f32]) -> f32 {
     values.iter().fold(f32::MIN_POSITIVE, |largest, value| largest.max(value.abs()))
 }
 
-/// Which token is compared, for whoever reads of a failure.
+/// A row of a pass, and the tokens of a sequence that went through it.
 #[derive(Clone, Copy)]
-pub(super) struct At<'a> {
+pub(super) struct Row<'a> {
+    pub(super) pass: &'a Pass,
     /// Index of the prompt.
     pub(super) prompt: usize,
-    pub(super) recording: &'a Recording,
-    /// Position of the token in its sequence.
-    pub(super) position: usize,
+    pub(super) continuation: &'a Continuation,
     /// Row of the pass.
     pub(super) row: usize,
-    /// Token of the row, padding included.
-    pub(super) token: usize,
+    /// The first position of the sequence that went through it.
+    pub(super) from: usize,
+    /// The one behind the last.
+    pub(super) to: usize,
 }
 
-impl At<'_> {
-    fn recorded(&self) -> &Position {
-        &self.recording.positions[self.position]
+impl Row<'_> {
+    /// The token of the pass, padding included, at a position of the sequence.
+    fn token(&self, position: usize) -> usize {
+        self.pass.sequence + position - self.to
+    }
+
+    fn positions(&self) -> std::ops::Range<usize> {
+        self.from..self.to
     }
 }
 
@@ -135,7 +102,16 @@ impl From<crate::Error> for Stop {
     }
 }
 
-/// Compares tokens, and counts.
+impl From<trion_engine::Error> for Stop {
+    fn from(error: trion_engine::Error) -> Self {
+        Stop::Error(error.into())
+    }
+}
+
+/// What a comparison gives.
+type Compared = Result<(), Stop>;
+
+/// Compares passes, and counts.
 pub(super) struct Comparison<'m> {
     kernel: Kernel,
     /// Indexed by layer and [`Projection`].
@@ -143,7 +119,7 @@ pub(super) struct Comparison<'m> {
     head: Option<Module<'m>>,
     /// The blocks, and a ternary head behind them.
     pub(super) layers: Vec<LayerReport>,
-    pub(super) first_parting: Option<Parting>,
+    pub(super) first_tie: Option<Tie>,
 }
 
 impl<'m> Comparison<'m> {
@@ -156,57 +132,82 @@ impl<'m> Comparison<'m> {
             modules: layers.map(|n| Projection::ALL.map(|p| Module::of_projection(model, n, p))).collect(),
             head,
             layers: names.map(LayerReport::new).collect(),
-            first_parting: None,
+            first_tie: None,
         }
     }
 
-    /// Compares everything about one token. Tokens of a sequence come in order of their positions.
-    pub(super) fn token(
+    /// Leads `session` through the tokens of a row, and compares all that it computes; `ties` counts those of the sequence.
+    pub(super) fn follow(
         &mut self,
-        pass: &Pass,
-        at: At<'_>,
-        taint: &mut Taint,
+        session: &mut Session,
+        row: Row<'_>,
+        ties: &mut u64,
         mode: &mut ModeReport,
-    ) -> std::result::Result<(), Stop> {
-        mode.positions += 1;
-        self.hidden(pass, at, None, mode)?;
-        let mut parted = false;
-        for layer in 0..self.modules.len() {
-            for projection in Projection::ALL {
-                parted |= projection == Projection::Output && taint.reaches(layer, at.position);
-                if let Some(module) = &self.modules[layer][projection as usize] {
-                    let input = at.recorded().inputs.get(layer).and_then(|inputs| inputs[projection as usize].as_ref());
-                    let matrix = Matrix { module, kernel: self.kernel, counts: &mut self.layers[layer] };
-                    parted |= matrix.compare(pass, at, input, parted, mode, &mut self.first_parting)?;
-                }
-                if parted && matches!(projection, Projection::Query | Projection::Key | Projection::Value) {
-                    taint.mark(layer, at.position);
-                }
+        parallel: &dyn Parallel,
+    ) -> Compared {
+        mode.positions += row.positions().len() as u64;
+        session.push(&row.continuation.computed()[row.positions()])?;
+        let mut compared = Ok(());
+        let before = mode.ties;
+        let observer = &mut |observation: Observation<'_>| {
+            if compared.is_ok() {
+                compared = self.observe(observation, row, mode);
             }
-            if !parted {
-                self.hidden(pass, at, Some(layer), mode)?;
+        };
+        while session.advance_observed(usize::MAX, parallel, observer)? == Progress::More {}
+        compared?;
+        *ties += mode.ties - before;
+        let vocab_size = session.model().config().vocab_size;
+        let logits = session.logits().unwrap_or(&[]);
+        for (position, logits) in row.positions().zip(logits.chunks_exact(vocab_size)) {
+            compare_logits(row, position, logits, *ties, mode)?;
+        }
+        Ok(())
+    }
+
+    fn observe(&mut self, observation: Observation<'_>, row: Row<'_>, mode: &mut ModeReport) -> Compared {
+        match observation {
+            Observation::Hidden { layer, first, values } => {
+                let hidden_size = values.len() / (row.to - first);
+                for (position, values) in (first..row.to).zip(values.chunks_exact(hidden_size)) {
+                    self.hidden(row, position, layer, values, mode)?;
+                }
+                Ok(())
+            }
+            Observation::Projection { layer, projection, first, mut input } => {
+                let (modules, counts) = (&self.modules[layer], &mut self.layers[layer]);
+                if let Some(module) = &modules[projection as usize] {
+                    quantized(module, counts, row, first, &mut input, mode, &mut self.first_tie)?;
+                }
+                // These products come next, from this input or from ones of their own.
+                let products: &[Projection] = match projection {
+                    Projection::Query => &[Projection::Query, Projection::Key, Projection::Value],
+                    Projection::Gate => &[Projection::Gate, Projection::Up],
+                    Projection::Output | Projection::Down => &[projection],
+                    Projection::Key | Projection::Value | Projection::Up => &[],
+                };
+                let products = products.iter().filter_map(|projection| modules[*projection as usize].as_ref());
+                products.into_iter().try_for_each(|module| product(module, self.kernel, counts, row, first, mode))
+            }
+            Observation::Head { first, mut input } => {
+                let (Some(module), Some(counts)) = (&self.head, self.layers.last_mut()) else { return Ok(()) };
+                quantized(module, counts, row, first, &mut input, mode, &mut self.first_tie)?;
+                product(module, self.kernel, counts, row, first, mode)
             }
         }
-        if let (Some(module), Some(counts)) = (&self.head, self.layers.last_mut()) {
-            let matrix = Matrix { module, kernel: self.kernel, counts };
-            let head = at.recorded().head.as_ref();
-            parted |= matrix.compare(pass, at, head, parted, mode, &mut self.first_parting)?;
-        }
-        mode.parted += u64::from(parted);
-        self.logits(pass, at, parted, mode)
     }
 
     /// The residual stream behind a layer, or the embedding.
     fn hidden(
         &mut self,
-        pass: &Pass,
-        at: At<'_>,
+        row: Row<'_>,
+        position: usize,
         layer: Option<usize>,
+        ours: &[f32],
         mode: &ModeReport,
-    ) -> std::result::Result<(), Stop> {
+    ) -> Compared {
         let module = layer.map_or_else(|| names::EMBEDDING.to_owned(), names::layer);
-        let ours = &at.recorded().hidden[layer.map_or(0, |layer| layer + 1)];
-        let theirs = pass.row(&names::output(&module), ours.len(), at.row, at.token)?;
+        let theirs = row.pass.row(&names::output(&module), ours.len(), row.row, row.token(position))?;
         let difference = largest_difference(ours, theirs) / largest(ours);
         if let Some(layer) = layer {
             let counts = &mut self.layers[layer];
@@ -214,158 +215,133 @@ impl<'m> Comparison<'m> {
         }
         if difference > HIDDEN_TOLERANCE {
             let message = format!("differs by {difference:.1e} of its largest number, expected {HIDDEN_TOLERANCE:.0e}");
-            return Err(failure(at, mode, format!("output of {module}"), message));
+            return Err(failure(row, position, mode, format!("output of {module}"), message));
         }
         Ok(())
     }
+}
 
-    fn logits(&self, pass: &Pass, at: At<'_>, parted: bool, mode: &mut ModeReport) -> std::result::Result<(), Stop> {
-        let ours = &at.recorded().logits;
-        let theirs = pass.row(names::LOGITS, ours.len(), at.row, at.token)?;
-        let difference = largest_difference(ours, theirs);
-        let ((our_choice, margin), (their_choice, _)) = (best(ours), best(theirs));
-        if at.position + 1 >= at.recording.prompt {
-            mode.greedy_tokens += 1;
-            mode.greedy_equal += u64::from(our_choice == their_choice);
-        }
-        let fail = |mode: &ModeReport, message| Err(failure(at, mode, "logits".to_owned(), message));
-        let allowed = if parted {
-            let sum: f64 = ours.iter().zip(theirs).map(|(a, b)| f64::from((a - b).abs())).sum();
-            let mean = (sum / ours.len().max(1) as f64) as f32;
-            mode.logits_parted_mean = mode.logits_parted_mean.max(mean);
-            mode.logits_parted_largest = mode.logits_parted_largest.max(difference);
-            if mean >= PARTED_MEAN || mean.is_nan() {
-                return fail(
-                    mode,
-                    format!("differ by {mean} in the mean behind a tie, expected less than {PARTED_MEAN}"),
+/// Logits of one position, and the greedy choice.
+fn compare_logits(row: Row<'_>, position: usize, ours: &[f32], ties: u64, mode: &mut ModeReport) -> Compared {
+    let theirs = row.pass.row(names::LOGITS, ours.len(), row.row, row.token(position))?;
+    let relative = largest_difference(ours, theirs) / largest(ours);
+    mode.logits = mode.logits.max(relative);
+    if relative > LOGITS_TOLERANCE {
+        let message = format!("differ by {relative:.1e} of the largest, expected {LOGITS_TOLERANCE:.0e}");
+        return Err(failure(row, position, mode, names::LOGITS.to_owned(), message));
+    }
+    let Some((expected, margin)) = row.continuation.choice(position) else { return Ok(()) };
+    let (found, _) = best(theirs);
+    mode.greedy_tokens += 1;
+    if found == expected as usize {
+        mode.greedy_equal += 1;
+        return Ok(());
+    }
+    mode.greedy_margin = mode.greedy_margin.max(margin);
+    let allowed = if ties > 0 { TIE_MARGIN } else { LOGITS_TOLERANCE * largest(ours) };
+    if margin > allowed {
+        let message = format!(
+            "ONNX Runtime chooses token {found}, and Trion token {expected} by {margin}; after {ties} ties expected the same              from {allowed} on"
+        );
+        return Err(failure(row, position, mode, names::LOGITS.to_owned(), message));
+    }
+    Ok(())
+}
+
+/// Quantised activations of the tokens of an input. Ties are put into the input as ONNX Runtime rounded them.
+fn quantized(
+    module: &Module<'_>,
+    counts: &mut LayerReport,
+    row: Row<'_>,
+    first: usize,
+    input: &mut PreparedInput<'_>,
+    mode: &mut ModeReport,
+    first_tie: &mut Option<Tie>,
+) -> Compared {
+    for token in 0..input.tokens() {
+        let position = first + token;
+        let onnx = row.pass.quantized(module, row.row, row.token(position))?;
+        counts.activations += onnx.len() as u64;
+        let scales: Vec<f32> = input.scales(token).collect();
+        let value = |col: usize| input.floats(token)[col] * scales[col / input.span().max(1)];
+        let place = || format!("input of {}", module.name);
+        match compare_quantized(input.quantized(token), &onnx, value) {
+            Outcome::Different { col } => {
+                let ours = input.quantized(token)[col];
+                let message = format!(
+                    "column {col} is {} in ONNX Runtime and {ours} in Trion, which rounded {}: no tie",
+                    onnx[col],
+                    value(col)
                 );
+                return Err(failure(row, position, mode, place(), message));
             }
-            PARTED_MARGIN
-        } else {
-            let relative = difference / largest(ours);
-            mode.logits = mode.logits.max(relative);
-            if relative > LOGITS_TOLERANCE {
-                let message = format!("differ by {relative:.1e} of the largest, expected {LOGITS_TOLERANCE:.0e}");
-                return fail(mode, message);
-            }
-            LOGITS_TOLERANCE * largest(ours)
-        };
-        if our_choice != their_choice && margin > allowed {
-            let message = format!(
-                "ONNX Runtime chooses token {their_choice}, Trion {our_choice} by {margin}; equals may differ by {allowed}"
-            );
-            return fail(mode, message);
-        }
-        Ok(())
-    }
-}
-
-/// The comparison of one ternary matrix.
-struct Matrix<'c, 'm> {
-    module: &'c Module<'m>,
-    kernel: Kernel,
-    counts: &'c mut LayerReport,
-}
-
-impl Matrix<'_, '_> {
-    /// Compares a token's activations, sums and outputs; tells whether its integers part here. `input` is what Trion
-    /// quantised, if it did that for this matrix.
-    fn compare(
-        self,
-        pass: &Pass,
-        at: At<'_>,
-        input: Option<&Quantized>,
-        parted: bool,
-        mode: &mut ModeReport,
-        first_parting: &mut Option<Parting>,
-    ) -> std::result::Result<bool, Stop> {
-        let quantized = pass.quantized(self.module, at.row, at.token)?;
-        let mut ties = false;
-        if let Some(input) = input {
-            self.counts.activations += quantized.len() as u64;
-            match compare_quantized(input, &quantized) {
-                Outcome::Equal => {}
-                _ if parted => {
-                    let unequal = input.integers.iter().zip(&quantized).filter(|(a, b)| a != b).count();
-                    self.counts.parted += unequal as u64;
-                }
-                Outcome::Ties { count, first, distance } => {
-                    ties = true;
-                    self.counts.ties += count;
-                    self.counts.tie_distance = self.counts.tie_distance.max(distance);
-                    first_parting.get_or_insert_with(|| Parting {
+            Outcome::Ties { cols, distance } => {
+                counts.ties += cols.len() as u64;
+                mode.ties += cols.len() as u64;
+                counts.tie_distance = counts.tie_distance.max(distance);
+                if let [col, ..] = cols[..] {
+                    first_tie.get_or_insert_with(|| Tie {
                         mode: mode.mode,
-                        prompt: at.prompt,
-                        position: at.position,
-                        place: format!("input of {}", self.module.name),
-                        column: first,
-                        before_rounding: input.before_rounding(first),
-                        trion: input.integers[first],
-                        onnx: quantized[first],
+                        prompt: row.prompt,
+                        position,
+                        place: place(),
+                        column: col,
+                        before_rounding: value(col),
+                        trion: input.quantized(token)[col],
+                        onnx: onnx[col],
                     });
                 }
-                Outcome::Different { col } => {
-                    let message = format!(
-                        "column {col} is {:?} in ONNX Runtime and {:?} in Trion, which rounded {:?}: no tie",
-                        quantized.get(col),
-                        input.integers.get(col),
-                        input.integers.get(col).map(|_| input.before_rounding(col)),
-                    );
-                    return Err(failure(at, mode, format!("input of {}", self.module.name), message));
-                }
+                cols.into_iter().for_each(|col| input.replace(token, col, onnx[col]));
             }
         }
-        let sums = self.sums(pass, at, &quantized, mode)?;
-        if self.module.name != names::HEAD {
-            self.rescaled(pass, at, &sums, mode)?;
-        }
-        Ok(ties)
     }
+    Ok(())
+}
 
-    /// The accumulators, which have to be Trion's for the very activations that ONNX Runtime had: `[groups, rows]`.
-    fn sums(
-        &self,
-        pass: &Pass,
-        at: At<'_>,
-        quantized: &[i8],
-        mode: &ModeReport,
-    ) -> std::result::Result<Vec<i32>, Stop> {
-        let accumulators = pass.accumulators(self.module, at.row, at.token)?;
+/// The accumulators of a matrix, which have to be Trion's for the very activations that ONNX Runtime had; and its output, which
+/// has to be the sums divided by the activations' scale and multiplied by the weights'.
+fn product(
+    module: &Module<'_>,
+    kernel: Kernel,
+    counts: &mut LayerReport,
+    row: Row<'_>,
+    first: usize,
+    mode: &ModeReport,
+) -> Compared {
+    let (matrix, rows) = (&module.matrix, module.matrix.rows());
+    for position in first..row.to {
+        let token = row.token(position);
+        let accumulators = row.pass.accumulators(module, row.row, token)?;
         let mut sums = vec![0; accumulators.len()];
-        let matrix = &self.module.matrix;
-        matrix.sums(self.kernel, quantized, &mut sums).map_err(|e| Stop::Error(trion_engine::Error::from(e).into()))?;
-        Ok(sums).and_then(|sums| {
-            let unequal = sums.iter().zip(&accumulators).position(|(ours, theirs)| f64::from(*ours) != *theirs);
-            let Some(i) = unequal else { return Ok(sums) };
-            let (group, row) = (i / matrix.rows(), i % matrix.rows());
-            let groups = sums.len() / matrix.rows();
-            let of_group = if groups > 1 { format!(" of group {group}") } else { String::new() };
+        let quantized = row.pass.quantized(module, row.row, token)?;
+        matrix.sums(kernel, &quantized, &mut sums).map_err(trion_engine::Error::from)?;
+        counts.accumulators += sums.len() as u64;
+        if let Some(i) = sums.iter().zip(&accumulators).position(|(ours, theirs)| f64::from(*ours) != *theirs) {
+            let of_group = if sums.len() > rows { format!(" of group {}", i / rows) } else { String::new() };
             let message = format!(
-                "the sum of row {row}{of_group} is {} in ONNX Runtime, and {} in Trion for the same activations",
-                accumulators[i], sums[i]
+                "the sum of row {}{of_group} is {} in ONNX Runtime, and {} in Trion for the same activations",
+                i % rows,
+                accumulators[i],
+                sums[i]
             );
-            Err(failure(at, mode, self.module.name.clone(), message))
-        })
-    }
-
-    /// The output, which has to be the sums divided by the activations' scale and multiplied by the weights'.
-    fn rescaled(self, pass: &Pass, at: At<'_>, sums: &[i32], mode: &ModeReport) -> std::result::Result<(), Stop> {
-        let rows = self.module.matrix.rows();
-        let scales: Vec<f32> =
-            pass.scales(self.module, at.row, at.token)?.into_iter().map(|scale| scale as f32).collect();
-        let expected = rescale(self.module.matrix.rescale(), rows, sums, &scales);
-        let found = pass.row(&names::output(&self.module.name), rows, at.row, at.token)?;
+            return Err(failure(row, position, mode, module.name.clone(), message));
+        }
+        if module.name == names::HEAD {
+            continue; // Its output is the logits.
+        }
+        let scales: Vec<f32> = row.pass.scales(module, row.row, token)?.into_iter().map(|scale| scale as f32).collect();
+        let expected = rescale(matrix.rescale(), rows, &sums, &scales);
+        let found = row.pass.row(&names::output(&module.name), rows, row.row, token)?;
         let difference = largest_difference(&expected, found) / largest(&expected);
-        self.counts.accumulators += sums.len() as u64;
-        self.counts.rescale = self.counts.rescale.max(difference);
+        counts.rescale = counts.rescale.max(difference);
         if difference > RESCALE_TOLERANCE {
             let message = format!(
                 "its sums, rescaled, differ by {difference:.1e} of the largest, expected {RESCALE_TOLERANCE:.0e}"
             );
-            return Err(failure(at, mode, format!("output of {}", self.module.name), message));
+            return Err(failure(row, position, mode, format!("output of {}", module.name), message));
         }
-        Ok(())
     }
+    Ok(())
 }
 
 /// Sums `[groups, rows]` as floats `[rows]`, in the contract's order of operations.
@@ -386,6 +362,29 @@ fn rescale(rule: Rescale<'_>, rows: usize, sums: &[i32], scales: &[f32]) -> Vec<
     y
 }
 
-fn failure(at: At<'_>, mode: &ModeReport, place: String, message: String) -> Stop {
-    Stop::Failure(Failure { mode: mode.mode, prompt: at.prompt, position: at.position, place, message })
+fn failure(row: Row<'_>, position: usize, mode: &ModeReport, place: String, message: String) -> Stop {
+    Stop::Failure(Failure { mode: mode.mode, prompt: row.prompt, position, place, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_differ_by_one_next_to_a_half() {
+        let compare = |trion: &[i8], onnx: &[i8], values: &[f32]| compare_quantized(trion, onnx, |col| values[col]);
+        let ties = |cols: &[usize], distance| Outcome::Ties { cols: cols.to_vec(), distance };
+        assert_eq!(compare(&[1, -2, 3], &[1, -2, 3], &[9.0; 3]), ties(&[], 0.0));
+        assert_eq!(compare(&[2, -2, -1], &[1, -2, 0], &[1.500_5, -2.0, -0.5]), ties(&[0, 2], 1.500_5 - 1.5));
+        // Too far from a half, too far from each other, no number.
+        assert_eq!(compare(&[2, 5], &[1, 4], &[1.5, 4.51]), Outcome::Different { col: 1 });
+        assert_eq!(compare(&[2], &[0], &[1.5]), Outcome::Different { col: 0 });
+        assert_eq!(compare(&[0], &[1], &[f32::NAN]), Outcome::Different { col: 0 });
+    }
+
+    #[test]
+    fn a_nan_on_one_side_differs_from_everything() {
+        assert_eq!(largest_difference(&[1.0, f32::NAN], &[1.5, f32::NAN]), 0.5);
+        assert_eq!(largest_difference(&[1.0, 2.0], &[1.0, f32::NAN]), f32::INFINITY);
+    }
 }

@@ -1,30 +1,27 @@
 //! The check of an exported graph: both engines are fed the same tokens, and everything that they compute is compared.
 //!
 //! Integer sums have to be equal bit by bit. Floats differ a little, since their sums have another order; where an activation
-//! lies next to a half before it is quantised, that may part the engines by one, which is called a tie. From there on other
-//! integers are right (docs/numerics.md, Against other implementations), and only what does not depend on them is compared as
-//! strictly as before.
+//! lies next to a half before it is quantised, that may part the engines by one, which is called a tie
+//! (docs/numerics.md, Against other implementations). Trion then goes on from ONNX Runtime's integer.
 
 mod compare;
+mod continuation;
 mod probe;
 mod prompts;
-mod recording;
 mod report;
 mod speed;
-#[cfg(test)]
-mod tests;
 
 use std::path::Path;
 
-use trion_engine::{Model, Pool};
+use trion_engine::{Logits, Model, Parallel, Pool, Session, SessionOptions};
 
 use crate::error::{Error, Result};
 use crate::runtime::Runtime;
-use compare::{At, Comparison, Stop, Taint};
-use probe::{Probed, Sequences, computed, pass};
+use compare::{Comparison, Row, Stop};
+use continuation::Continuation;
+use probe::{Probed, Sequences, pass};
 pub use prompts::default_prompts;
-use recording::Recording;
-pub use report::{Failure, LayerReport, Mode, ModeReport, Parting, Report, Speed};
+pub use report::{Failure, LayerReport, Mode, ModeReport, Report, Speed, Tie};
 
 /// Sequences that go through a graph together.
 const BATCH: usize = 3;
@@ -64,7 +61,7 @@ pub fn check(model: &Model, directory: &Path, runtime: &Runtime, options: &Check
         return Err(Error::Argument("there are no prompts, expected at least one".to_owned()));
     }
     let pool = Pool::new(options.threads)?;
-    let threads = trion_engine::Parallel::threads(&pool);
+    let threads = pool.threads();
     let mut probed = Probed::open(model, directory, runtime, threads)?;
     let mut comparison = Comparison::new(model);
     let modes =
@@ -72,11 +69,11 @@ pub fn check(model: &Model, directory: &Path, runtime: &Runtime, options: &Check
     let mut modes: Vec<ModeReport> = modes.into_iter().map(ModeReport::new).collect();
     let mut failure = None;
     'prompts: for (index, prompts) in options.prompts.chunks(BATCH).enumerate() {
-        let recordings: Vec<Recording> =
-            prompts.iter().map(|p| Recording::new(model, p, options.tokens, &pool)).collect::<Result<_>>()?;
+        let continuations: Vec<Continuation> =
+            prompts.iter().map(|p| Continuation::new(model, p, options.tokens, &pool)).collect::<Result<_>>()?;
         for mode in &mut modes {
             let first = index * BATCH;
-            match compare_group(model, &mut probed, &mut comparison, first, &recordings, mode) {
+            match compare_group(model, &mut probed, &mut comparison, first, &continuations, mode, &pool) {
                 Ok(()) => {}
                 Err(Stop::Error(error)) => return Err(error),
                 Err(Stop::Failure(found)) => {
@@ -98,48 +95,51 @@ pub fn check(model: &Model, directory: &Path, runtime: &Runtime, options: &Check
         runtime: runtime.version().to_owned(),
         threads,
         tokens: options.tokens,
-        ties: comparison.layers.iter().map(|layer| layer.ties).sum(),
         modes,
         layers: comparison.layers,
-        first_parting: comparison.first_parting,
+        first_tie: comparison.first_tie,
         failure,
         trion,
         onnx,
     })
 }
 
-/// Compares some recordings, the first of which is of prompt `first`, in one mode.
+/// Compares some prompts, the first of which has the index `first`, in one mode.
 fn compare_group(
     model: &Model,
     probed: &mut Probed,
     comparison: &mut Comparison<'_>,
     first: usize,
-    recordings: &[Recording],
+    continuations: &[Continuation],
     mode: &mut ModeReport,
+    parallel: &dyn Parallel,
 ) -> std::result::Result<(), Stop> {
     let together = match mode.mode {
         Mode::Cache | Mode::Whole => 1,
         Mode::Batch | Mode::WholeBatch => BATCH,
     };
     let step_by_step = matches!(mode.mode, Mode::Cache | Mode::Batch);
-    for (index, recordings) in recordings.chunks(together).enumerate() {
-        mode.prompts += recordings.len() as u64;
-        let rows: Vec<&[u32]> = recordings.iter().map(computed).collect();
-        let mut from = vec![0; rows.len()];
+    for (index, continuations) in continuations.chunks(together).enumerate() {
+        mode.prompts += continuations.len() as u64;
+        // Positions that have gone through the graph, and those that will have after the next pass.
+        let mut from = vec![0; continuations.len()];
         let mut to: Vec<usize> =
-            recordings.iter().map(|r| if step_by_step { r.prompt } else { r.positions.len() }).collect();
+            continuations.iter().map(|c| if step_by_step { c.prompt } else { c.computed().len() }).collect();
         let mut sequences = Sequences::new(model, probed.cache, &to);
-        let mut taints = vec![Taint::none(model.config().num_hidden_layers); rows.len()];
-        while to.iter().zip(&rows).all(|(to, row)| *to <= row.len()) {
-            let tokens: Vec<&[u32]> = rows.iter().zip(from.iter().zip(&to)).map(|(row, (a, b))| &row[*a..*b]).collect();
+        let mut followers = Vec::new();
+        for (continuation, batch) in continuations.iter().zip(&to) {
+            let context = continuation.computed().len();
+            let options = SessionOptions { max_batch: *batch, logits: Logits::All, ..SessionOptions::new(context) };
+            followers.push((Session::new(model, options)?, 0));
+        }
+        while to.iter().zip(continuations).all(|(to, continuation)| *to <= continuation.computed().len()) {
+            let tokens: Vec<&[u32]> =
+                continuations.iter().zip(from.iter().zip(&to)).map(|(c, (a, b))| &c.computed()[*a..*b]).collect();
             let pass = pass(&mut probed.graph, &mut sequences, &tokens)?;
-            for (row, recording) in recordings.iter().enumerate() {
-                let padding = pass.sequence - tokens[row].len();
-                for position in from[row]..to[row] {
-                    let prompt = first + index * together + row;
-                    let at = At { prompt, recording, position, row, token: padding + position - from[row] };
-                    comparison.token(&pass, at, &mut taints[row], mode)?;
-                }
+            for (row, (continuation, (session, ties))) in continuations.iter().zip(&mut followers).enumerate() {
+                let prompt = first + index * together + row;
+                let row = Row { pass: &pass, prompt, continuation, row, from: from[row], to: to[row] };
+                comparison.follow(session, row, ties, mode, parallel)?;
             }
             from.clone_from(&to);
             to.iter_mut().for_each(|to| *to += 1);

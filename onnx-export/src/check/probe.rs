@@ -8,7 +8,6 @@ use prost::Message;
 use trion_core::{Matrix, Projection, Rescale, TernaryMatrix};
 use trion_engine::Model;
 
-use super::recording::Recording;
 use crate::error::{Error, Result};
 use crate::export::GRAPH_FILE;
 use crate::names;
@@ -276,16 +275,11 @@ impl Pass {
     }
 }
 
-/// Runs the next pass over some tokens of each recording.
+/// Runs the next pass over some tokens of each sequence.
 pub(super) fn pass(graph: &mut Graph, sequences: &mut Sequences<'_>, tokens: &[&[u32]]) -> Result<Pass> {
     let inputs = sequences.inputs(tokens)?;
     let sequence = tokens.iter().map(|row| row.len()).max().unwrap_or(0);
     let mut outputs = graph.run(inputs)?;
     sequences.keep(&mut outputs)?;
     Ok(Pass { batch: tokens.len(), sequence, outputs })
-}
-
-/// The tokens of a recording that a graph is given: all but the last.
-pub(super) fn computed(recording: &Recording) -> &[u32] {
-    &recording.tokens[..recording.positions.len()]
 }

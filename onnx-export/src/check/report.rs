@@ -29,7 +29,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Counts of one mode. "Parted" are tokens behind a tie, where the engines compute with other integers.
+/// Counts of one mode.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModeReport {
     /// The mode.
@@ -38,18 +38,16 @@ pub struct ModeReport {
     pub prompts: u64,
     /// Positions compared.
     pub positions: u64,
-    /// Those of them that are parted.
-    pub parted: u64,
+    /// Activations that the engines rounded apart, each a tie.
+    pub ties: u64,
     /// Positions that choose a token of the continuation.
     pub greedy_tokens: u64,
-    /// Those where both engines choose the same.
+    /// Those where ONNX Runtime chooses the token that Trion by itself chooses, without following ties.
     pub greedy_equal: u64,
-    /// Largest difference of logits relative to the largest logit, where nothing is parted.
+    /// The largest lead of a choice of Trion's that ONNX Runtime does not share.
+    pub greedy_margin: f32,
+    /// Largest difference of logits relative to the largest logit, from the same ties on.
     pub logits: f32,
-    /// Largest mean difference of a parted position's logits.
-    pub logits_parted_mean: f32,
-    /// Largest difference of a logit of a parted position.
-    pub logits_parted_largest: f32,
 }
 
 impl ModeReport {
@@ -58,12 +56,11 @@ impl ModeReport {
             mode,
             prompts: 0,
             positions: 0,
-            parted: 0,
+            ties: 0,
             greedy_tokens: 0,
             greedy_equal: 0,
+            greedy_margin: 0.0,
             logits: 0.0,
-            logits_parted_mean: 0.0,
-            logits_parted_largest: 0.0,
         }
     }
 }
@@ -79,34 +76,23 @@ pub struct LayerReport {
     pub ties: u64,
     /// The farthest that a tie lay from a half before rounding.
     pub tie_distance: f32,
-    /// Activations that differ behind a tie.
-    pub parted: u64,
     /// Sums compared; all are equal, or the check fails.
     pub accumulators: u64,
     /// Largest difference of an output from its rescaled sums, relative to the largest of them.
     pub rescale: f32,
-    /// Largest difference of the residual stream behind the layer, relative to its largest number, where nothing is parted.
+    /// Largest difference of the residual stream behind the layer, relative to its largest number.
     pub hidden: f32,
 }
 
 impl LayerReport {
     pub(super) fn new(name: String) -> Self {
-        LayerReport {
-            name,
-            activations: 0,
-            ties: 0,
-            tie_distance: 0.0,
-            parted: 0,
-            accumulators: 0,
-            rescale: 0.0,
-            hidden: 0.0,
-        }
+        LayerReport { name, activations: 0, ties: 0, tie_distance: 0.0, accumulators: 0, rescale: 0.0, hidden: 0.0 }
     }
 }
 
-/// The first tie that the engines rounded apart.
+/// An activation that lay next to a half, and that the engines rounded apart.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Parting {
+pub struct Tie {
     /// The mode.
     pub mode: Mode,
     /// Index of the prompt.
@@ -167,14 +153,12 @@ pub struct Report {
     pub threads: usize,
     /// Tokens of the prompts' continuations.
     pub tokens: usize,
-    /// Ties that the engines rounded apart.
-    pub ties: u64,
     /// The modes that the graph allows.
     pub modes: Vec<ModeReport>,
     /// The layers.
     pub layers: Vec<LayerReport>,
-    /// Where the engines part; `None` if nowhere.
-    pub first_parting: Option<Parting>,
+    /// Where the engines part first; `None` if nowhere.
+    pub first_tie: Option<Tie>,
     /// Why the check fails.
     pub failure: Option<Failure>,
     /// Speed of Trion.
@@ -196,20 +180,19 @@ impl fmt::Display for Report {
             writeln!(f, "{name:24} {activations:>12} {ties:>6} {accumulators:>12} {rescale:>9.1e} {hidden:>9.1e}")?;
         }
         writeln!(f, "\nSums are equal bit by bit; the last two columns are relative differences.\n")?;
-        for mode in &self.modes {
-            let ModeReport { mode, positions, parted, greedy_tokens, greedy_equal, logits, .. } = mode;
-            writeln!(f, "{mode}: {greedy_equal} of {greedy_tokens} greedy tokens equal, logits within {logits:.1e}")?;
-            if *parted > 0 {
-                writeln!(f, "    {parted} of {positions} positions lie behind a tie")?;
+        for ModeReport { mode, ties, greedy_tokens, greedy_equal, greedy_margin, logits, .. } in &self.modes {
+            write!(f, "{mode}: {greedy_equal} of {greedy_tokens} greedy tokens equal")?;
+            if greedy_equal < greedy_tokens {
+                write!(f, " (others led by at most {greedy_margin:.2})")?;
             }
+            writeln!(f, ", {ties} ties, logits within {logits:.1e} of the largest")?;
         }
-        match &self.first_parting {
+        match &self.first_tie {
             None => writeln!(f, "the engines part nowhere")?,
-            Some(Parting { mode, prompt, position, place, column, before_rounding, trion, onnx }) => writeln!(
+            Some(Tie { mode, prompt, position, place, column, before_rounding, trion, onnx }) => writeln!(
                 f,
-                "{} ties; the first: {place}, column {column}, {before_rounding} is rounded to {trion} by Trion and to {onnx} \
-                 by ONNX Runtime (prompt {prompt}, position {position}, {mode})",
-                self.ties
+                "they part first at the {place}, column {column}: {before_rounding} became {trion} in Trion and {onnx} in ONNX \
+                 Runtime (prompt {prompt}, position {position}, {mode})"
             )?,
         }
         for (name, speed) in [("Trion", self.trion), ("ONNX Runtime", self.onnx)] {

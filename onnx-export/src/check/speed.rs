@@ -4,8 +4,9 @@ use std::time::Instant;
 
 use trion_engine::{Model, Pool, Session, SessionOptions};
 
+use super::continuation::best;
 use super::probe::{Probed, Sequences};
-use super::recording::best;
+
 use super::report::Speed;
 use crate::error::{Error, Result};
 use crate::names;

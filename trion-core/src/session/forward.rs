@@ -127,7 +127,7 @@ fn needs_input(layer: &Layer<'_>, projection: Projection) -> bool {
 }
 
 /// Columns that a matrix wants activations quantised over; `None` for a float matrix.
-fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
+pub(super) fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
     match matrix {
         Matrix::Ternary(m) => Some(m.activation_span()),
         Matrix::Float(_) => None,
@@ -186,7 +186,7 @@ impl Session<'_, '_> {
                 if to < units {
                     return Progress::More;
                 }
-                if let Some(observer) = observer.as_deref_mut() {
+                if let Some(observer) = observer.as_deref_mut().filter(|_| units > 0) {
                     self.observe(layer, stage, batch.tokens, batch.logits, observer);
                 }
                 self.cursor.stage += 1;
@@ -485,7 +485,7 @@ enum Source {
 }
 
 /// The input that [`Pass::prepare_input`] left for a matrix.
-pub(super) fn prepared<'a>(
+fn prepared<'a>(
     config: &Config,
     matrix: &Matrix<'_>,
     tokens: usize,

@@ -13,7 +13,7 @@ use crate::model::Model;
 use crate::parallel::Parallel;
 use forward::Cursor;
 use memory::Memory;
-pub use observe::{Observation, ProjectionInput};
+pub use observe::{Observation, PreparedInput};
 
 /// Which positions' logits a session computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
