@@ -1,5 +1,6 @@
 //! Exported graphs of every model at hand, with the tools of others.
 
+mod check;
 mod export;
 mod genai;
 
