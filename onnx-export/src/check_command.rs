@@ -58,13 +58,12 @@ pub(crate) fn run(arguments: &CheckArguments) -> Result<ExitCode, Error> {
         }
     };
     let options = CheckOptions { prompts, tokens, threads: arguments.threads };
-    let report = match &arguments.onnx {
-        Some(folder) => check(&model, folder, &runtime, &options)?,
-        None => {
-            let scratch = Scratch::new();
-            export(&model, &scratch.0, &ExportOptions::default())?;
-            check(&model, &scratch.0, &runtime, &options)?
-        }
+    let report = if let Some(folder) = &arguments.onnx {
+        check(&model, folder, &runtime, &options)?
+    } else {
+        let scratch = Scratch::new();
+        export(&model, &scratch.0, &ExportOptions::default())?;
+        check(&model, &scratch.0, &runtime, &options)?
     };
     let text = match serde_json::to_string_pretty(&report) {
         Ok(json) if arguments.json => json + "\n",

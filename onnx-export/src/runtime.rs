@@ -82,9 +82,11 @@ impl Runtime {
         &self.library
     }
 
-    /// How the library describes itself: version control's name and number of what it was built from.
-    pub fn version(&self) -> &'static str {
-        ort::info()
+    /// What it is: the name of the file, which has the version in it where pip installed it, and how the library describes its
+    /// build. (The number itself can only be had by unsafe code.)
+    pub fn description(&self) -> String {
+        let name = self.library.file_name().unwrap_or(self.library.as_os_str()).to_string_lossy();
+        format!("{name} ({})", ort::info().trim_start_matches("ORT Build Info: "))
     }
 
     /// Loads a graph: the bytes of a `ModelProto`, whose external data lies in the folder `data`, to run on `threads` threads.

@@ -14,14 +14,16 @@ use super::report::{Failure, LayerReport, ModeReport, Tie};
 use crate::names;
 
 /// How far from a half a value may lie before rounding for the engines to round it apart. Sums in another order move values
-/// by some units in the last place, up to 127 times 1e-5.
+/// by some units in the last place, here times up to 127. Measured: 5.4e-5 at most.
 const TIE: f32 = 1e-3;
-/// Largest difference of a residual stream, relative to its largest number.
-const HIDDEN_TOLERANCE: f32 = 1e-4;
-/// Largest difference of a projection's output from its own accumulators, rescaled, relative to the largest of them.
+/// Largest difference of a residual stream, relative to its largest number. Measured: 8e-7 behind ternary projections and
+/// 3.3e-6 behind float ones; wider models add up more.
+const HIDDEN_TOLERANCE: f32 = 5e-5;
+/// Largest difference of a projection's output from its own accumulators, rescaled, relative to the largest of them. Measured:
+/// none, since the operations are the same; only groups may be added in another order.
 const RESCALE_TOLERANCE: f32 = 1e-6;
-/// Largest difference of logits, relative to the largest.
-const LOGITS_TOLERANCE: f32 = 1e-3;
+/// Largest difference of logits, relative to the largest. Measured: 9e-7, and 2.8e-6 behind float projections.
+const LOGITS_TOLERANCE: f32 = 5e-5;
 /// Logit by which Trion's own greedy choice has to lead for ONNX Runtime to agree in spite of ties before it.
 const TIE_MARGIN: f32 = 0.4;
 

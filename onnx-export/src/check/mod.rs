@@ -92,7 +92,7 @@ pub fn check(model: &Model, directory: &Path, runtime: &Runtime, options: &Check
     };
     Ok(Report {
         passed: failure.is_none(),
-        runtime: runtime.version().to_owned(),
+        runtime: runtime.description(),
         threads,
         tokens: options.tokens,
         modes,

@@ -147,7 +147,7 @@ pub struct Speed {
 pub struct Report {
     /// Whether everything agrees as it should.
     pub passed: bool,
-    /// How ONNX Runtime describes itself.
+    /// The library of ONNX Runtime, and how it describes itself.
     pub runtime: String,
     /// Threads of either engine.
     pub threads: usize,

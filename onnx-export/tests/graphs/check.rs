@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use prost::Message;
 use trion_engine::Model;
 use trion_onnx::check::{CheckOptions, Mode, Report, check, default_prompts};
 use trion_onnx::proto::{ModelProto, TensorProto};
 use trion_onnx::runtime::Runtime;
-use trion_onnx::{ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};
+use trion_onnx::{DATA_FILE, Error, ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};
 use trion_tests::{golden, onnx_packages, scratch};
 
 use crate::{GOLDEN, default_model, models};
@@ -134,7 +135,7 @@ fn broken(runtime: &Runtime, name: &str, tensor: &str, change: impl FnOnce(&mut 
 }
 
 /// Makes the first trit that is -1 a +1.
-fn flip(bytes: &mut Vec<u8>) {
+fn flip(bytes: &mut [u8]) {
     let i = (0..4 * bytes.len()).find(|i| (bytes[i / 4] >> (2 * (i % 4))) & 3 == 3).unwrap();
     bytes[i / 4] ^= 2 << (2 * (i % 4));
 }
@@ -143,7 +144,7 @@ fn flip(bytes: &mut Vec<u8>) {
 fn a_broken_weight_is_found_where_it_is() {
     let Some(runtime) = runtime() else { return };
     for module in ["model.layers.0.self_attn.k_proj", "model.layers.3.mlp.up_proj", "model.layers.7.mlp.down_proj"] {
-        let report = broken(&runtime, &module.replace('.', "-"), &format!("{module}.weight"), flip);
+        let report = broken(&runtime, &module.replace('.', "-"), &format!("{module}.weight"), |bytes| flip(bytes));
         let failure = report.failure.unwrap_or_else(|| panic!("{module} passes"));
         assert_eq!(failure.place, module);
         assert!(failure.message.starts_with("the sum of row "), "{failure}");
@@ -196,4 +197,98 @@ fn what_cannot_be_checked_is_an_error() {
     // Another runtime cannot be loaded into the same process, and a missing one says how to get it.
     let message = Runtime::load(Some(&PathBuf::from("nowhere/libonnxruntime.so"))).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("nowhere/libonnxruntime.so") && message.contains("cargo xtask onnxruntime"), "{message}");
+}
+
+#[test]
+fn a_broken_rotary_table_is_found_behind_it() {
+    let Some(runtime) = runtime() else { return };
+    // The first cosine that is not 1 is that of position 1 and the highest frequency.
+    let report = broken(&runtime, "rotary", "rotary_embedding.cos", |bytes| {
+        let at = bytes.chunks(4).position(|cosine| cosine != 1.0_f32.to_le_bytes()).unwrap();
+        bytes[4 * at..4 * at + 4].copy_from_slice(&1.0_f32.to_le_bytes());
+    });
+    let failure = report.failure.unwrap();
+    assert_eq!((&*failure.place, failure.position), ("input of model.layers.0.self_attn.o_proj", 1), "{failure}");
+}
+
+#[test]
+fn tensors_in_a_file_of_their_own_are_found() {
+    let Some(runtime) = runtime() else { return };
+    let directory = scratch("onnx-check-data").join("export");
+    let model = Model::open(golden("bitnet_online")).unwrap();
+    export(&model, &directory, &ExportOptions { external_over: 0, ..ExportOptions::default() }).unwrap();
+    assert!(directory.join(DATA_FILE).exists());
+    let report = run(&model, &directory, &runtime, 3, 4);
+    assert!(report.passed, "{:?}", report.failure);
+}
+
+#[test]
+fn a_graph_without_a_tensor_of_the_model_is_refused_by_its_name() {
+    let Some(runtime) = runtime() else { return };
+    let directory = scratch("onnx-check-names").join("export");
+    let model = Model::open(golden("bitnet_offline")).unwrap();
+    export(&model, &directory, &ExportOptions::default()).unwrap();
+    let (file, name) = (directory.join(GRAPH_FILE), "model.layers.1.mlp.up_proj/accumulators");
+    let mut proto = ModelProto::decode(&*fs::read(&file).unwrap()).unwrap();
+    for node in &mut proto.graph.as_mut().unwrap().node {
+        for tensor in node.output.iter_mut().chain(&mut node.input).filter(|tensor| *tensor == name) {
+            *tensor = "sums".to_owned();
+        }
+    }
+    fs::write(&file, proto.encode_to_vec()).unwrap();
+    let options = CheckOptions { prompts: vec![vec![1]], tokens: 4, threads: 1 };
+    let error = check(&model, &directory, &runtime, &options).unwrap_err();
+    assert!(matches!(error, Error::Graph { .. }) && error.to_string().contains(name), "{error}");
+}
+
+/// Runs `trion-onnx check` on `bitnet_offline`: whether it succeeds, its output and its errors.
+fn command(arguments: &[&Path]) -> (bool, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trion-onnx"));
+    let output = command.arg("check").arg(golden("bitnet_offline")).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.success(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_command_helps_to_a_runtime() {
+    let no_library = golden("bitnet_offline").join("config.json");
+    for library in [Path::new("nowhere/libonnxruntime.so"), &no_library] {
+        let (success, printed, errors) = command(&[Path::new("--runtime"), library]);
+        assert!(!success && printed.is_empty() && errors.starts_with("error: "), "{printed}{errors}");
+        for part in [&*library.file_name().unwrap().to_string_lossy(), "--runtime", "xtask onnxruntime", "pip install"]
+        {
+            assert!(errors.contains(part), "{part} in {errors}");
+        }
+    }
+}
+
+#[test]
+fn the_command_fails_where_the_check_does() {
+    let Some(packages) = onnx_packages() else { return };
+    let library = packages.join("onnxruntime/capi/libonnxruntime.so.1.31.1");
+    let [tokens, eight, runtime, onnx, json] = ["--tokens", "8", "--runtime", "--onnx", "--json"].map(Path::new);
+    // Without a folder, the model is exported for the check.
+    let (success, printed, errors) = command(&[tokens, eight, runtime, &library]);
+    assert!(success && errors.is_empty() && printed.ends_with("passed\n"), "{printed}{errors}");
+
+    let directory = scratch("onnx-check-command").join("export");
+    export(&Model::open(golden("bitnet_online")).unwrap(), &directory, &ExportOptions::default()).unwrap();
+    let (success, printed, errors) = command(&[onnx, &directory, runtime, &library]);
+    assert!(!success && printed.is_empty() && errors.starts_with("error: "), "{printed}{errors}");
+
+    let directory = scratch("onnx-check-command").join("export");
+    export(&Model::open(golden("bitnet_offline")).unwrap(), &directory, &ExportOptions::default()).unwrap();
+    let file = directory.join(GRAPH_FILE);
+    let mut proto = ModelProto::decode(&*fs::read(&file).unwrap()).unwrap();
+    let initializers = &mut proto.graph.as_mut().unwrap().initializer;
+    let weight = initializers.iter_mut().find(|it| it.name() == "model.layers.1.mlp.up_proj.weight").unwrap();
+    flip(weight.raw_data.as_mut().unwrap());
+    fs::write(&file, proto.encode_to_vec()).unwrap();
+    let (success, printed, errors) = command(&[onnx, &directory, runtime, &library, json]);
+    assert!(
+        !success && errors.starts_with("error: the check fails: model.layers.1.mlp.up_proj: the sum of"),
+        "{errors}"
+    );
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&report["passed"], &report["failure"]["place"]), (&false.into(), &"model.layers.1.mlp.up_proj".into()));
 }
