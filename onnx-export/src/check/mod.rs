@@ -16,10 +16,11 @@ use std::path::Path;
 use trion_engine::{Logits, Model, Parallel, Pool, Session, SessionOptions};
 
 use crate::error::{Error, Result};
+use crate::names;
 use crate::runtime::Runtime;
 use compare::{Comparison, Row, Stop};
 use continuation::Continuation;
-use probe::{Probed, Sequences, pass};
+use probe::{Pass, Probed, Sequences, pass};
 pub use prompts::default_prompts;
 pub use report::{Failure, LayerReport, Mode, ModeReport, Report, Speed, Tie};
 
@@ -136,6 +137,9 @@ fn compare_group(
             let tokens: Vec<&[u32]> =
                 continuations.iter().zip(from.iter().zip(&to)).map(|(c, (a, b))| &c.computed()[*a..*b]).collect();
             let pass = pass(&mut probed.graph, &mut sequences, &tokens)?;
+            if first == 0 && index == 0 && from[0] == 0 {
+                without_probes(model, probed, &tokens, &pass, mode)?;
+            }
             for (row, (continuation, (session, ties))) in continuations.iter().zip(&mut followers).enumerate() {
                 let prompt = first + index * together + row;
                 let row = Row { pass: &pass, prompt, continuation, row, from: from[row], to: to[row] };
@@ -146,4 +150,22 @@ fn compare_group(
         }
     }
     Ok(())
+}
+
+/// Probes may keep ONNX Runtime from fusing nodes: the graph as it is must give the logits of this first pass bit for bit.
+fn without_probes(
+    model: &Model,
+    probed: &mut Probed,
+    tokens: &[&[u32]],
+    probed_pass: &Pass,
+    mode: &ModeReport,
+) -> std::result::Result<(), Stop> {
+    let lengths: Vec<usize> = tokens.iter().map(|row| row.len()).collect();
+    let plain = pass(&mut probed.plain, &mut Sequences::new(model, probed.cache, &lengths), tokens)?;
+    let unequal = plain.logits()?.iter().zip(probed_pass.logits()?).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    if unequal == 0 {
+        return Ok(());
+    }
+    let message = format!("{unequal} differ between the graph with outputs for the check and the graph as it is");
+    Err(Stop::Failure(Failure { mode: mode.mode, prompt: 0, position: 0, place: names::LOGITS.to_owned(), message }))
 }

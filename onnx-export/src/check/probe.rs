@@ -207,6 +207,12 @@ pub(super) struct Pass {
 }
 
 impl Pass {
+    /// All logits `[batch, sequence, vocab_size]`.
+    pub(super) fn logits(&self) -> Result<&[f32]> {
+        let logits = self.outputs.get(names::LOGITS).map(Tensor::singles).transpose()?;
+        logits.ok_or_else(|| Error::Runtime(format!("ONNX Runtime gave no output `{}`", names::LOGITS)))
+    }
+
     /// A tensor, which has `count` numbers.
     fn numbers(&self, name: &str, count: usize) -> Result<Numbers<'_>> {
         let tensor = self.outputs.get(name).ok_or_else(|| Error::Runtime(format!("there is no output `{name}`")))?;

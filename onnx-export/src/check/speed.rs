@@ -5,12 +5,10 @@ use std::time::Instant;
 use trion_engine::{Model, Pool, Session, SessionOptions};
 
 use super::continuation::best;
-use super::probe::{Probed, Sequences};
+use super::probe::{Probed, Sequences, pass};
 
 use super::report::Speed;
-use crate::error::{Error, Result};
-use crate::names;
-use crate::runtime::Tensor;
+use crate::error::Result;
 
 /// Repetitions, of which the fastest counts.
 const REPETITIONS: usize = 3;
@@ -66,11 +64,8 @@ pub(super) fn measure(
 
 /// Runs the graph without probes, and finds the largest of the last logits.
 fn choose(probed: &mut Probed, sequences: &mut Sequences<'_>, tokens: &[u32]) -> Result<usize> {
-    let inputs = sequences.inputs(&[tokens])?;
-    let mut outputs = probed.plain.run(inputs)?;
-    sequences.keep(&mut outputs)?;
-    let logits = outputs.get(names::LOGITS).map(Tensor::singles).transpose()?;
-    let logits = logits.ok_or_else(|| Error::Runtime(format!("there is no output `{}`", names::LOGITS)))?;
+    let pass = pass(&mut probed.plain, sequences, &[tokens])?;
+    let logits = pass.logits()?;
     Ok(best(&logits[logits.len() - logits.len() / tokens.len()..]).0)
 }
 
