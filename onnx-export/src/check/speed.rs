@@ -12,6 +12,8 @@ use crate::error::Result;
 
 /// Repetitions, of which the fastest counts.
 const REPETITIONS: usize = 3;
+/// Tokens of a continuation that are timed.
+const TIMED: usize = 16;
 
 /// Measures Trion, and the graph without probes: a prompt of as many tokens as a prompt and its continuation have, and the
 /// continuation token by token.
@@ -22,6 +24,7 @@ pub(super) fn measure(
     count: usize,
     pool: &Pool,
 ) -> Result<(Speed, Speed)> {
+    let count = count.min(TIMED);
     let context = prompt.len() + count;
     let mut session =
         Session::new(model, SessionOptions { max_batch: context.min(64), ..SessionOptions::new(context) })?;
