@@ -59,7 +59,8 @@ pub struct ExportOptions {
     pub head: HeadFormat,
     /// Whether keys and values go in and out. Without, the graph computes whole sequences.
     pub cache: bool,
-    /// Tensors of together more bytes lie in a file of their own. At most 2^30: a graph file cannot hold more than 2 GB.
+    /// Tensors of together more bytes lie in a file of their own. At most 2^30: a graph file cannot hold more than 2
+    /// GB.
     pub external_over: u64,
     /// The licence of the weights, an SPDX identifier, for the graph's metadata.
     pub license: Option<String>,
@@ -82,8 +83,9 @@ impl Default for ExportOptions {
 
 /// Writes the folder `directory`: the graph, and the configuration and tokenizer files that runtimes want beside it.
 ///
-/// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all is written.
-/// Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
+/// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all
+/// is written. Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
+///
 ///
 /// # Errors
 /// When the model has something that the options have no form for, or the folder cannot be written.

@@ -40,11 +40,13 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads ONNX Runtime from `library`; or else from where `ORT_DYLIB_PATH` says, from where `cargo xtask onnxruntime` puts
-    /// it below the current directory, or from the system.
+    /// Loads ONNX Runtime from `library`; or else from where `ORT_DYLIB_PATH` says, from where `cargo xtask
+    /// onnxruntime` puts it below the current directory, or from the system.
+    ///
     ///
     /// # Errors
-    /// [`Error::Runtime`] if it is not there or too old, with the places that were looked at; or if another one is loaded.
+    /// [`Error::Runtime`] if it is not there or too old, with the places that were looked at; or if another one is
+    /// loaded.
     pub fn load(library: Option<&Path>) -> Result<Self> {
         let library = find(library)?;
         // What a panic elsewhere has left is a whole value or none.
@@ -82,14 +84,16 @@ impl Runtime {
         &self.library
     }
 
-    /// What it is: the name of the file, which has the version in it where pip installed it, and how the library describes its
-    /// build. (The number itself can only be had by unsafe code.)
+    /// What it is: the name of the file, which has the version in it where pip installed it, and how the library
+    /// describes its build. (The number itself can only be had by unsafe code.)
     pub fn description(&self) -> String {
         let name = self.library.file_name().unwrap_or(self.library.as_os_str()).to_string_lossy();
         format!("{name} ({})", ort::info().trim_start_matches("ORT Build Info: "))
     }
 
-    /// Loads a graph: the bytes of a `ModelProto`, whose external data lies in the folder `data`, to run on `threads` threads.
+    /// Loads a graph: the bytes of a `ModelProto`, whose external data lies in the folder `data`, to run on `threads`
+    /// threads.
+    ///
     ///
     /// # Errors
     /// [`Error::Runtime`] if ONNX Runtime refuses it.

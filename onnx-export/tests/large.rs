@@ -1,4 +1,5 @@
-//! A model of the shape of bitnet_b1_58-large (0.7 billion weights), random. A process of its own, since it measures memory.
+//! A model of the shape of bitnet_b1_58-large (0.7 billion weights), random. A process of its own, since it measures
+//! memory.
 
 use std::fs;
 

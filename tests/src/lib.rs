@@ -80,7 +80,9 @@ pub fn reference(path: &Path) -> HashMap<String, Values> {
     tensors.iter().filter_map(|(name, view)| Some((name.to_owned(), read(&view)?))).collect()
 }
 
-/// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it is not installed.
+/// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it
+/// is not installed.
+///
 ///
 /// # Panics
 /// If it is not installed and `CI` is set.

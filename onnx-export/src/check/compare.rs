@@ -1,7 +1,7 @@
 //! The comparison of a pass through the graph with Trion's session, which follows it.
 //!
-//! Where an activation lies next to a half before it is quantised, the engines may round it apart. Trion's session then takes
-//! ONNX Runtime's integer and goes on from it, so that everything behind is compared as strictly as before.
+//! Where an activation lies next to a half before it is quantised, the engines may round it apart. Trion's session then
+//! takes ONNX Runtime's integer and goes on from it, so that everything behind is compared as strictly as before.
 
 use trion_core::numeric::f16_to_f32;
 use trion_core::ternary::TILE_ROWS;
@@ -13,14 +13,14 @@ use super::probe::{Module, Pass};
 use super::report::{Failure, LayerReport, ModeReport, Tie};
 use crate::names;
 
-/// How far from a half a value may lie before rounding for the engines to round it apart. Sums in another order move values
-/// by some units in the last place, here times up to 127. Measured: 5.4e-5 at most.
+/// How far from a half a value may lie before rounding for the engines to round it apart. Sums in another order move
+/// values by some units in the last place, here times up to 127. Measured: 5.4e-5 at most.
 const TIE: f32 = 1e-3;
-/// Largest difference of a residual stream, relative to its largest number. Measured: 8e-7 behind ternary projections and
-/// 3.3e-6 behind float ones; wider models add up more.
+/// Largest difference of a residual stream, relative to its largest number. Measured: 8e-7 behind ternary projections
+/// and 3.3e-6 behind float ones; wider models add up more.
 const HIDDEN_TOLERANCE: f32 = 5e-5;
-/// Largest difference of a projection's output from its own accumulators, rescaled, relative to the largest of them. Measured:
-/// none, since the operations are the same; only groups may be added in another order.
+/// Largest difference of a projection's output from its own accumulators, rescaled, relative to the largest of them.
+/// Measured: none, since the operations are the same; only groups may be added in another order.
 const RESCALE_TOLERANCE: f32 = 1e-6;
 /// Largest difference of logits, relative to the largest. Measured: 9e-7, and 2.8e-6 behind float projections.
 const LOGITS_TOLERANCE: f32 = 5e-5;
@@ -138,7 +138,8 @@ impl<'m> Comparison<'m> {
         }
     }
 
-    /// Leads `session` through the tokens of a row, and compares all that it computes; `ties` counts those of the sequence.
+    /// Leads `session` through the tokens of a row, and compares all that it computes; `ties` counts those of the
+    /// sequence.
     pub(super) fn follow(
         &mut self,
         session: &mut Session,
@@ -243,7 +244,8 @@ fn compare_logits(row: Row<'_>, position: usize, ours: &[f32], ties: u64, mode: 
     let allowed = if ties > 0 { TIE_MARGIN } else { LOGITS_TOLERANCE * largest(ours) };
     if margin > allowed {
         let message = format!(
-            "ONNX Runtime chooses token {found}, and Trion token {expected} by {margin}; after {ties} ties expected the same              from {allowed} on"
+            "ONNX Runtime chooses token {found}, and Trion token {expected} by {margin}; after {ties} ties they may differ \
+             up to {allowed}"
         );
         return Err(failure(row, position, mode, names::LOGITS.to_owned(), message));
     }
@@ -300,8 +302,8 @@ fn quantized(
     Ok(())
 }
 
-/// The accumulators of a matrix, which have to be Trion's for the very activations that ONNX Runtime had; and its output, which
-/// has to be the sums divided by the activations' scale and multiplied by the weights'.
+/// The accumulators of a matrix, which have to be Trion's for the very activations that ONNX Runtime had; and its
+/// output, which has to be the sums divided by the activations' scale and multiplied by the weights'.
 fn product(
     module: &Module<'_>,
     kernel: Kernel,

@@ -17,8 +17,10 @@ pub(super) struct Continuation {
 impl Continuation {
     /// Runs a prompt, and generates `count` tokens.
     ///
+    ///
     /// # Errors
-    /// If the prompt is empty, has a token that the model has not, or is too long for it together with the continuation.
+    /// If the prompt is empty, has a token that the model has not, or is too long for it together with the
+    /// continuation.
     pub(super) fn new(model: &Model, prompt: &[u32], count: usize, parallel: &dyn Parallel) -> Result<Self> {
         let context = prompt.len() + count;
         let options = SessionOptions { max_batch: context.min(64), ..SessionOptions::new(context) };
@@ -48,8 +50,8 @@ impl Continuation {
     }
 }
 
-/// The greedy choice, the largest logit and of equals the first, and by how much it exceeds the next one. A NaN counts as the
-/// smallest number.
+/// The greedy choice, the largest logit and of equals the first, and by how much it exceeds the next one. A NaN counts
+/// as the smallest number.
 pub(super) fn best(logits: &[f32]) -> (usize, f32) {
     let (mut at, mut largest, mut second) = (0, f32::MIN, f32::MIN);
     for (i, logit) in logits.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The check of an exported graph: both engines are fed the same tokens, and everything that they compute is compared.
 //!
-//! Integer sums have to be equal bit by bit. Floats differ a little, since their sums have another order; where an activation
-//! lies next to a half before it is quantised, that may part the engines by one, which is called a tie
+//! Integer sums have to be equal bit by bit. Floats differ a little, since their sums have another order; where an
+//! activation lies next to a half before it is quantised, that may part the engines by one, which is called a tie
 //! (docs/numerics.md, Against other implementations). Trion then goes on from ONNX Runtime's integer.
 
 mod compare;
@@ -42,9 +42,10 @@ pub struct CheckOptions {
 ///
 /// A difference is no error: it stands in the report, and ends the comparison.
 ///
+///
 /// # Errors
-/// [`Error::Argument`] for a prompt that is empty or too long together with its continuation, [`Error::Graph`] for a file that
-/// is no export of this model, [`Error::Runtime`] if ONNX Runtime refuses it.
+/// [`Error::Argument`] for a prompt that is empty or too long together with its continuation, [`Error::Graph`] for a
+/// file that is no export of this model, [`Error::Runtime`] if ONNX Runtime refuses it.
 pub fn check(model: &Model, directory: &Path, runtime: &Runtime, options: &CheckOptions) -> Result<Report> {
     let limit = model.config().max_position_embeddings;
     for (index, prompt) in options.prompts.iter().enumerate() {
@@ -152,7 +153,8 @@ fn compare_group(
     Ok(())
 }
 
-/// Probes may keep ONNX Runtime from fusing nodes: the graph as it is must give the logits of this first pass bit for bit.
+/// Probes may keep ONNX Runtime from fusing nodes: the graph as it is must give the logits of this first pass bit for
+/// bit.
 fn without_probes(
     model: &Model,
     probed: &mut Probed,

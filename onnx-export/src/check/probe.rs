@@ -66,8 +66,10 @@ pub(super) struct Probed {
 impl Probed {
     /// Reads the graph of the export in `directory`, and loads it.
     ///
+    ///
     /// # Errors
-    /// [`Error::Graph`] if it is none, or lacks a tensor that the model asks for; [`Error::Runtime`] if it does not load.
+    /// [`Error::Graph`] if it is none, or lacks a tensor that the model asks for; [`Error::Runtime`] if it does not
+    /// load.
     pub(super) fn open(model: &Model, directory: &Path, runtime: &Runtime, threads: usize) -> Result<Self> {
         let file = directory.join(GRAPH_FILE);
         let refused = |message: String| Error::Graph { file: file.clone(), message };
@@ -147,8 +149,8 @@ impl<'a> Sequences<'a> {
         Sequences { model, cache, padding, past: 0, state: Vec::new() }
     }
 
-    /// The inputs of the next pass over `tokens`, one row for each sequence; those of the first pass are as long as was said,
-    /// and all of a later one are of one length.
+    /// The inputs of the next pass over `tokens`, one row for each sequence; those of the first pass are as long as was
+    /// said, and all of a later one are of one length.
     pub(super) fn inputs(&mut self, tokens: &[&[u32]]) -> Result<Vec<(String, Tensor)>> {
         let batch = tokens.len();
         let sequence = tokens.iter().map(|row| row.len()).max().unwrap_or(0);
@@ -237,7 +239,8 @@ impl Pass {
         }
     }
 
-    /// Numbers of one token of a tensor `[batch, sequence, width]` or `[batch, groups, sequence, width]`, group after group.
+    /// Numbers of one token of a tensor `[batch, sequence, width]` or `[batch, groups, sequence, width]`, group after
+    /// group.
     fn token(&self, name: &str, groups: usize, width: usize, row: usize, at: usize) -> Result<Vec<f64>> {
         let numbers = self.numbers(name, self.batch * groups * self.sequence * width)?;
         let mut token = Vec::with_capacity(groups * width);

@@ -28,8 +28,9 @@ const SENTENCES: [&str; 20] = [
     "\"Who is there?\" asked the king.",
 ];
 
-/// Twenty prompts that leave room for `tokens` behind each: English sentences if the model has a tokenizer, or else rows of
-/// 3 to 24 tokens that look random.
+/// Twenty prompts that leave room for `tokens` behind each: English sentences if the model has a tokenizer, or else
+/// rows of 3 to 24 tokens that look random.
+///
 ///
 /// # Errors
 /// If the tokenizer refuses a sentence.

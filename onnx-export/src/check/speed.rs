@@ -15,8 +15,8 @@ const REPETITIONS: usize = 3;
 /// Tokens of a continuation that are timed.
 const TIMED: usize = 16;
 
-/// Measures Trion, and the graph without probes: a prompt of as many tokens as a prompt and its continuation have, and the
-/// continuation token by token.
+/// Measures Trion, and the graph without probes: a prompt of as many tokens as a prompt and its continuation have, and
+/// the continuation token by token.
 pub(super) fn measure(
     model: &Model,
     probed: &mut Probed,

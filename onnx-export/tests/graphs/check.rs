@@ -27,8 +27,8 @@ fn run(model: &Model, directory: &Path, runtime: &Runtime, prompts: usize, token
     check(model, directory, runtime, &CheckOptions { prompts: all, tokens, threads: 1 }).unwrap()
 }
 
-/// Exports a model with and without a cache, and demands that everything agrees: twenty prompts with 64 tokens behind each,
-/// where the model has room for them.
+/// Exports a model with and without a cache, and demands that everything agrees: twenty prompts with 64 tokens behind
+/// each, where the model has room for them.
 fn passes(name: &str, model: &Model, runtime: &Runtime) {
     let scratch = scratch(&format!("onnx-check-{name}"));
     for cache in [true, false] {
@@ -155,8 +155,8 @@ fn a_broken_weight_is_found_where_it_is() {
 #[test]
 fn a_broken_number_is_found_behind_its_place() {
     let Some(runtime) = runtime() else { return };
-    // A bit of the mantissa of the first little-endian single: of a scale one part in 65536, of a norm one in 16, since less
-    // often rounds to the same integers, and then nothing is broken.
+    // A bit of the mantissa of the first little-endian single: of a scale one part in 65536, of a norm one in 16, since
+    // less often rounds to the same integers, and then nothing is broken.
     for (tensor, place, byte, bit) in [
         ("model.layers.2.self_attn.q_proj.weight_scale", "output of model.layers.2.self_attn.q_proj", 0, 7),
         ("model.layers.4.input_layernorm.weight", "input of model.layers.4.self_attn.q_proj", 2, 3),

@@ -156,12 +156,13 @@ impl<'m, 'b> Session<'m, 'b> {
 
     /// Computes tokens that were pushed, for at most `budget` row-blocks or the smallest possible step beyond.
     ///
-    /// A row-block is 32 rows of a ternary matrix, 4 to 16 rows of a float one, a pass over 256 elements, or 32 positions of
-    /// one head of attention, for one token. The same calls do the same work everywhere, and no division into calls changes a bit of the result. `usize::MAX`
-    /// computes all.
+    /// A row-block is 32 rows of a ternary matrix, 4 to 16 rows of a float one, a pass over 256 elements, or 32
+    /// positions of one head of attention, for one token. The same calls do the same work everywhere, and no division
+    /// into calls changes a bit of the result. `usize::MAX` computes all.
     ///
-    /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the tokens
-    /// stay pushed, and the next call begins their batch again.
+    /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the
+    /// tokens stay pushed, and the next call begins their batch again.
+    ///
     ///
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
@@ -190,15 +191,16 @@ impl<'m, 'b> Session<'m, 'b> {
         self.spent
     }
 
-    /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for the
-    /// last token computed, or with [`Logits::All`] one for each token computed since the logits before.
+    /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for
+    /// the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
         (rows > 0).then(|| &self.memory.logits[..rows * self.model.config().vocab_size])
     }
 
-    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just those
-    /// are forgotten that were pushed after the logits: these are ready then.
+    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just
+    /// those are forgotten that were pushed after the logits: these are ready then.
+    ///
     ///
     /// # Errors
     /// [`Error::RewindBeyond`] if there are fewer tokens.
