@@ -10,9 +10,9 @@ use trion_onnx::check::{CheckOptions, Mode, Report, check, default_prompts};
 use trion_onnx::proto::{ModelProto, TensorProto};
 use trion_onnx::runtime::Runtime;
 use trion_onnx::{DATA_FILE, Error, ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};
-use trion_tests::{golden, onnx_packages, scratch};
+use trion_tests::{GOLDEN, golden, onnx_packages, scratch};
 
-use crate::{GOLDEN, default_model, models};
+use crate::{default_model, models};
 
 /// ONNX Runtime; `None` where it is not installed.
 fn runtime() -> Option<Runtime> {
