@@ -104,7 +104,9 @@ pub fn export(model: &Model, directory: &Path, options: &ExportOptions) -> Resul
     }
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-    let staging = Staging::new(parent)?;
+    let name =
+        directory.file_name().ok_or_else(|| Error::Argument(format!("{} names no folder", directory.display())))?;
+    let staging = Staging::new(parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id())))?;
     write_graph(model, &staging.0, options)?;
     settings::write(model, &staging.0, options)?;
     let bytes = size(&staging.0)?;
@@ -135,8 +137,7 @@ fn replace(staging: &Path, directory: &Path) -> Result<()> {
 struct Staging(PathBuf);
 
 impl Staging {
-    fn new(parent: &Path) -> Result<Self> {
-        let path = parent.join(format!(".trion-onnx-{}", std::process::id()));
+    fn new(path: PathBuf) -> Result<Self> {
         fs::create_dir(&path).map_err(|e| Error::io(&path, e))?;
         Ok(Staging(path))
     }
