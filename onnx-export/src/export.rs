@@ -86,7 +86,6 @@ impl Default for ExportOptions {
 /// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all
 /// is written. Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
 ///
-///
 /// # Errors
 /// When the model has something that the options have no form for, or the folder cannot be written.
 pub fn export(model: &Model, directory: &Path, options: &ExportOptions) -> Result<u64> {

@@ -43,7 +43,6 @@ impl Runtime {
     /// Loads ONNX Runtime from `library`; or else from where `ORT_DYLIB_PATH` says, from where `cargo xtask
     /// onnxruntime` puts it below the current directory, or from the system.
     ///
-    ///
     /// # Errors
     /// [`Error::Runtime`] if it is not there or too old, with the places that were looked at; or if another one is
     /// loaded.
@@ -93,7 +92,6 @@ impl Runtime {
 
     /// Loads a graph: the bytes of a `ModelProto`, whose external data lies in the folder `data`, to run on `threads`
     /// threads.
-    ///
     ///
     /// # Errors
     /// [`Error::Runtime`] if ONNX Runtime refuses it.

@@ -96,7 +96,6 @@ pub fn reference(path: &Path) -> HashMap<String, Values> {
 /// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it
 /// is not installed.
 ///
-///
 /// # Panics
 /// If it is not installed and `CI` is set.
 pub fn onnx_packages() -> Option<PathBuf> {

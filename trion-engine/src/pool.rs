@@ -53,7 +53,6 @@ impl Pool {
     /// A pool of `threads`, the calling one included; 0 for one for each physical core. Returns when all of them run,
     /// and with that has made the last allocation of the pool's life.
     ///
-    ///
     /// # Errors
     /// [`Error::Argument`] for more than [`Pool::MAX_THREADS`], or if the system cannot start them.
     pub fn new(threads: usize) -> Result<Self> {

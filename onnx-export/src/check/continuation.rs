@@ -17,7 +17,6 @@ pub(super) struct Continuation {
 impl Continuation {
     /// Runs a prompt, and generates `count` tokens.
     ///
-    ///
     /// # Errors
     /// If the prompt is empty, has a token that the model has not, or is too long for it together with the
     /// continuation.

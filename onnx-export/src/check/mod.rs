@@ -42,7 +42,6 @@ pub struct CheckOptions {
 ///
 /// A difference is no error: it stands in the report, and ends the comparison.
 ///
-///
 /// # Errors
 /// [`Error::Argument`] for a prompt that is empty or too long together with its continuation, [`Error::Graph`] for a
 /// file that is no export of this model, [`Error::Runtime`] if ONNX Runtime refuses it.

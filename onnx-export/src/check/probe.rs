@@ -66,7 +66,6 @@ pub(super) struct Probed {
 impl Probed {
     /// Reads the graph of the export in `directory`, and loads it.
     ///
-    ///
     /// # Errors
     /// [`Error::Graph`] if it is none, or lacks a tensor that the model asks for; [`Error::Runtime`] if it does not
     /// load.

@@ -31,7 +31,6 @@ const SENTENCES: [&str; 20] = [
 /// Twenty prompts that leave room for `tokens` behind each: English sentences if the model has a tokenizer, or else
 /// rows of 3 to 24 tokens that look random.
 ///
-///
 /// # Errors
 /// If the tokenizer refuses a sentence.
 pub fn default_prompts(model: &Model, tokens: usize) -> Result<Vec<Vec<u32>>> {

@@ -163,7 +163,6 @@ impl<'m, 'b> Session<'m, 'b> {
     /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the
     /// tokens stay pushed, and the next call begins their batch again.
     ///
-    ///
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
@@ -200,7 +199,6 @@ impl<'m, 'b> Session<'m, 'b> {
 
     /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just
     /// those are forgotten that were pushed after the logits: these are ready then.
-    ///
     ///
     /// # Errors
     /// [`Error::RewindBeyond`] if there are fewer tokens.
