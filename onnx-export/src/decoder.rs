@@ -332,7 +332,8 @@ impl Block<'_> {
         Ok(output)
     }
 
-    /// Queries or keys `[batch, sequence, heads * head_dim]`, normed head by head where the model does that, and rotated.
+    /// Queries or keys `[batch, sequence, heads * head_dim]`, normed head by head where the model does that, and
+    /// rotated.
     fn rotate(&self, graph: &mut Graph, inputs: &Inputs, x: &str, norm: LayerNorm, heads: usize) -> Result<String> {
         let module = names::norm(self.n, norm);
         let mut x = x.to_owned();

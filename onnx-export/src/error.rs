@@ -26,6 +26,20 @@ pub enum Error {
         /// What was asked for, and what is supported.
         message: String,
     },
+    /// ONNX Runtime is missing, or refused a graph or its inputs.
+    #[error("{0}")]
+    Runtime(String),
+    /// A file is not a graph that this crate exports.
+    #[error("{}: {message}", .file.display())]
+    Graph {
+        /// The file.
+        file: PathBuf,
+        /// What was found, and what was expected.
+        message: String,
+    },
+    /// A graph does not compute what the model does.
+    #[error("the check fails: {0}")]
+    Check(crate::check::Failure),
     /// An argument of a call is out of its range.
     #[error("{0}")]
     Argument(String),

@@ -59,7 +59,8 @@ pub struct ExportOptions {
     pub head: HeadFormat,
     /// Whether keys and values go in and out. Without, the graph computes whole sequences.
     pub cache: bool,
-    /// Tensors of together more bytes lie in a file of their own. At most 2^30: a graph file cannot hold more than 2 GB.
+    /// Tensors of together more bytes lie in a file of their own. At most 2^30: a graph file cannot hold more than 2
+    /// GB.
     pub external_over: u64,
     /// The licence of the weights, an SPDX identifier, for the graph's metadata.
     pub license: Option<String>,
@@ -82,8 +83,8 @@ impl Default for ExportOptions {
 
 /// Writes the folder `directory`: the graph, and the configuration and tokenizer files that runtimes want beside it.
 ///
-/// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all is written.
-/// Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
+/// The folder must not exist, or be empty, or hold an export that is to be replaced. Nothing appears there before all
+/// is written. Memory beyond the model's own is one matrix, and `external_over` twice. Gives the bytes of all files.
 ///
 /// # Errors
 /// When the model has something that the options have no form for, or the folder cannot be written.
@@ -102,7 +103,9 @@ pub fn export(model: &Model, directory: &Path, options: &ExportOptions) -> Resul
     }
     let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-    let staging = Staging::new(parent)?;
+    let name =
+        directory.file_name().ok_or_else(|| Error::Argument(format!("{} names no folder", directory.display())))?;
+    let staging = Staging::new(parent.join(format!(".{}.{}", name.to_string_lossy(), std::process::id())))?;
     write_graph(model, &staging.0, options)?;
     settings::write(model, &staging.0, options)?;
     let bytes = size(&staging.0)?;
@@ -133,8 +136,7 @@ fn replace(staging: &Path, directory: &Path) -> Result<()> {
 struct Staging(PathBuf);
 
 impl Staging {
-    fn new(parent: &Path) -> Result<Self> {
-        let path = parent.join(format!(".trion-onnx-{}", std::process::id()));
+    fn new(path: PathBuf) -> Result<Self> {
         fs::create_dir(&path).map_err(|e| Error::io(&path, e))?;
         Ok(Staging(path))
     }

@@ -12,5 +12,8 @@ mod export;
 mod linear;
 mod settings;
 
+pub mod check;
+pub mod runtime;
+
 pub use error::{Error, Result};
 pub use export::{DATA_FILE, ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};

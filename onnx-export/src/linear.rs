@@ -1,7 +1,7 @@
 //! Projections: the exact int8 `BitLinear` in four forms of weights, and plain float ones.
 //!
-//! All forms give the same sums. Integers below 2^24 are exact in single precision too, which is what the two forms without
-//! integer products build on.
+//! All forms give the same sums. Integers below 2^24 are exact in single precision too, which is what the two forms
+//! without integer products build on.
 
 use trion_core::{Linear, Matrix, Rescale, TernaryMatrix};
 
@@ -122,8 +122,8 @@ impl Linears {
         rescale(graph, module, matrix, &sums, &x.scale)
     }
 
-    /// A projection of `x` `[batch, sequence, cols]`, quantised before if it is ternary; or of `quantized`, which another
-    /// projection made of the same input. Gives the output `[batch, sequence, rows]`, and what it read.
+    /// A projection of `x` `[batch, sequence, cols]`, quantised before if it is ternary; or of `quantized`, which
+    /// another projection made of the same input. Gives the output `[batch, sequence, rows]`, and what it read.
     pub(crate) fn linear(
         &self,
         graph: &mut Graph,
@@ -165,8 +165,8 @@ pub(crate) fn rms_norm(graph: &mut Graph, module: &str, weights: &[f32], eps: f3
     Ok(graph.node_with("RMSNormalization", &[x, &weight], &names::output(module), &attributes))
 }
 
-/// The product of `x` `[batch, sequence, cols]` with a float tensor `[rows, cols]` of the graph, and a factor for each row if
-/// there are `scales`.
+/// The product of `x` `[batch, sequence, cols]` with a float tensor `[rows, cols]` of the graph, and a factor for each
+/// row if there are `scales`.
 pub(crate) fn float_product(
     graph: &mut Graph,
     module: &str,
@@ -272,8 +272,9 @@ fn rescale(graph: &mut Graph, module: &str, matrix: &TernaryMatrix<'_>, sums: &s
     })
 }
 
-/// `MatMulNBits` quantises its input by blocks of its own accord, and so rounds what is integer already. A guard of 127 in every
-/// block makes its factor 1, so that this changes nothing: `[batch, sequence, cols]` to `[batch, sequence, blocks * 128]`.
+/// `MatMulNBits` quantises its input by blocks of its own accord, and so rounds what is integer already. A guard of 127
+/// in every block makes its factor 1, so that this changes nothing: `[batch, sequence, cols]` to `[batch, sequence,
+/// blocks * 128]`.
 fn guard(graph: &mut Graph, module: &str, cols: usize, x: &str) -> String {
     let part = |name: &str| format!("{module}/{name}");
     let blocks = cols.div_ceil(NBITS_COLS);

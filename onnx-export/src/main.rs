@@ -1,10 +1,13 @@
 //! The command `trion-onnx`: ternary language models for ONNX Runtime.
 
+mod check_command;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use check_command::CheckArguments;
 use clap::{Args, Parser, Subcommand};
 use trion_engine::Model;
 use trion_onnx::{Error, ExportOptions, HeadFormat, WeightFormat, export};
@@ -21,6 +24,8 @@ struct Arguments {
 enum Command {
     /// Write a model as an ONNX graph, in a folder that runtimes open
     Export(ExportArguments),
+    /// Compare an export in ONNX Runtime with the model in Trion, integer by integer
+    Check(CheckArguments),
 }
 
 #[derive(Args)]
@@ -53,6 +58,7 @@ struct ExportArguments {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Export(arguments) => run_export(&arguments),
+        Command::Check(arguments) => check_command::run(&arguments),
     };
     match outcome {
         Ok(code) => code,

@@ -1,7 +1,8 @@
 //! Names of the tensors in an exported graph: those of the model's modules, a slash, and what the tensor is.
 //!
 //! A projection `model.layers.3.mlp.gate_proj` has the initializers `….weight` and `….weight_scale`, and computes
-//! `…/quantized`, `…/scale`, `…/accumulators` and `…/output`. [`quantized_by`] tells which projection quantises for another.
+//! `…/quantized`, `…/scale`, `…/accumulators` and `…/output`. [`quantized_by`] tells which projection quantises for
+//! another.
 
 use trion_core::{Layer, LayerNorm, Matrix, Projection};
 
@@ -59,8 +60,8 @@ pub fn output(module: &str) -> String {
     if module == HEAD { LOGITS.to_owned() } else { format!("{module}/output") }
 }
 
-/// The projection whose quantised activations `projection` reads: an earlier one that has the same input and quantises it
-/// over the same columns, or itself.
+/// The projection whose quantised activations `projection` reads: an earlier one that has the same input and quantises
+/// it over the same columns, or itself.
 pub fn quantized_by(layer: &Layer<'_>, projection: Projection) -> Projection {
     let first = match projection {
         Projection::Key | Projection::Value => Projection::Query,

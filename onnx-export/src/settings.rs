@@ -29,8 +29,8 @@ pub(crate) fn write(model: &Model, directory: &Path, options: &ExportOptions) ->
     Ok(())
 }
 
-/// Shapes in the names of Hugging Face. The type is that of the runtimes' own decoders with the same inputs and outputs; what
-/// the blocks compute is in the graph.
+/// Shapes in the names of Hugging Face. The type is that of the runtimes' own decoders with the same inputs and
+/// outputs; what the blocks compute is in the graph.
 fn config(model: &Model, external: bool) -> Value {
     let config = model.config();
     json!({
@@ -130,8 +130,8 @@ fn tokenizer_config(model: &Model) -> Result<Value> {
     Ok(config)
 }
 
-/// A `tokenizer.json` by which prompts begin with the model's first token. Trion sees to that itself where the file does not
-/// say it; other programs go by the file.
+/// A `tokenizer.json` by which prompts begin with the model's first token. Trion sees to that itself where the file
+/// does not say it; other programs go by the file.
 fn with_first_token(model: &Model, tokenizer: &str) -> Result<String> {
     let Some(bos) = model.bos_token_id() else { return Ok(tokenizer.to_owned()) };
     let own = model.tokenizer()?;

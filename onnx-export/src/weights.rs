@@ -19,8 +19,8 @@ pub(crate) const NBITS_BLOCK: usize = 128;
 /// Columns of a block that hold weights.
 pub(crate) const NBITS_COLS: usize = NBITS_BLOCK - 1;
 
-/// Trits, turned: `[cols, rows]`, 2 bits in two's complement each, four a byte, low bits first. The last `cols - matrix.cols()`
-/// columns are zeros.
+/// Trits, turned: `[cols, rows]`, 2 bits in two's complement each, four a byte, low bits first. The last `cols -
+/// matrix.cols()` columns are zeros.
 pub(crate) struct Turned {
     bytes: Vec<u8>,
     len: usize,
@@ -82,8 +82,8 @@ impl Turned {
     }
 }
 
-/// Writes trits as `MatMulNBits` wants them: `[rows, blocks, 32]`, codes t + 2 of 2 bits, low bits first. Each block of 128
-/// holds 127 columns and the guard, whose weight is zero.
+/// Writes trits as `MatMulNBits` wants them: `[rows, blocks, 32]`, codes t + 2 of 2 bits, low bits first. Each block of
+/// 128 holds 127 columns and the guard, whose weight is zero.
 pub(crate) fn write_nbits(matrix: &TernaryMatrix<'_>, out: &mut dyn Write) -> io::Result<()> {
     let mut trits = vec![0_i8; matrix.cols()];
     for row in 0..matrix.rows() {

@@ -9,6 +9,19 @@ use std::{env, fs};
 
 use safetensors::tensor::{Dtype, SafeTensors};
 
+/// Names of the golden checkpoints of Hugging Face's form, which differ in everything that can take another path through
+/// the core. The last has scales by group, and a reference with float activations.
+pub const GOLDEN: [&str; 8] = [
+    "bitnet_offline",
+    "bitnet_online",
+    "llama_bitlinear",
+    "llama_rms_norm",
+    "1bitllm",
+    "llama_float",
+    "qwen3_online",
+    "qwen3_groups",
+];
+
 /// The repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -80,7 +93,8 @@ pub fn reference(path: &Path) -> HashMap<String, Values> {
     tensors.iter().filter_map(|(name, view)| Some((name.to_owned(), read(&view)?))).collect()
 }
 
-/// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it is not installed.
+/// The Python packages of the tests of exports to ONNX, ONNX Runtime among them; `None`, with a word about it, where it
+/// is not installed.
 ///
 /// # Panics
 /// If it is not installed and `CI` is set.

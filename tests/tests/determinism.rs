@@ -9,19 +9,7 @@ use trion_engine::{
     CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
     SessionOptions,
 };
-use trion_tests::{copy_golden, golden, root};
-
-/// Checkpoints that differ in everything that can take another path through the core.
-const MODELS: [&str; 8] = [
-    "bitnet_offline",
-    "bitnet_online",
-    "llama_bitlinear",
-    "llama_rms_norm",
-    "1bitllm",
-    "llama_float",
-    "qwen3_online",
-    "qwen3_groups",
-];
+use trion_tests::{GOLDEN, copy_golden, golden, root};
 
 /// Tokens of the prompt: more than two blocks of attention.
 const TOKENS: u32 = 150;
@@ -62,7 +50,7 @@ fn plain(model: &Model, cache: CacheType) -> Vec<u32> {
 #[test]
 fn kernels_threads_and_batches_change_no_bit() {
     let pools: Vec<Pool> = [1, 2, 3, 7].map(|threads| Pool::new(threads).unwrap()).into();
-    for name in MODELS {
+    for name in GOLDEN {
         let model = model("kernels_threads_and_batches_change_no_bit", name);
         let prompt = prompt(&model);
         for cache in [CacheType::F32, CacheType::F16] {
@@ -142,7 +130,7 @@ fn no_budget_does_no_work() {
 
 #[test]
 fn all_logits_are_those_of_each_last_token() {
-    for name in MODELS {
+    for name in GOLDEN {
         let model = model("all_logits_are_those_of_each_last_token", name);
         let prompt = prompt(&model);
         let all = SessionOptions { logits: Logits::All, ..options(CacheType::F32, TOKENS as usize) };
@@ -159,7 +147,7 @@ fn all_logits_are_those_of_each_last_token() {
 #[test]
 fn fork_rewind_save_and_load_change_no_bit() {
     let pool = Pool::new(2).unwrap();
-    for name in MODELS {
+    for name in GOLDEN {
         let model = model("fork_rewind_save_and_load_change_no_bit", name);
         let prompt = prompt(&model);
         for cache in [CacheType::F32, CacheType::F16] {

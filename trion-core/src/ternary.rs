@@ -7,7 +7,7 @@
 //! matrix hold the trit 0.
 
 use crate::Error;
-use crate::kernel::Simd;
+use crate::kernel::{Kernel, Op, Simd};
 use crate::numeric::f16_to_f32;
 use crate::quant::ActivationScale;
 
@@ -156,6 +156,27 @@ impl<'w> TernaryMatrix<'w> {
         }
     }
 
+    /// The integer sums that a forward pass rescales, by the same code: for each group g of
+    /// [`TernaryMatrix::activation_span`] columns and each row r, `out[g * rows + r]` becomes the sum of `T[r, c] * q[c]`
+    /// over the group's columns, modulo 2^32.
+    ///
+    /// `q` `[cols]` holds one token's quantised activations; `out` is `[groups, rows]`, with one group where the matrix
+    /// has no group scales.
+    ///
+    /// # Errors
+    /// [`Error::Length`] for a `q` or an `out` of another length; `out` is unchanged.
+    pub fn sums(&self, kernel: Kernel, q: &[i8], out: &mut [i32]) -> Result<(), Error> {
+        if q.len() != self.cols {
+            return Err(Error::Length { tensor: "quantised activations", found: q.len(), expected: self.cols });
+        }
+        let expected = self.rows.saturating_mul(self.cols.div_ceil(self.activation_span().max(1)));
+        if out.len() != expected {
+            return Err(Error::Length { tensor: "sums", found: out.len(), expected });
+        }
+        kernel.run(Sums { matrix: self, q, out });
+        Ok(())
+    }
+
     /// The trits of a row, 16 columns at a time; none for a row beyond the matrix.
     fn row_blocks(&self, row: usize) -> impl Iterator<Item = [i8; BLOCK_COLS]> + use<'w> {
         let tile_bytes = self.cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
@@ -238,6 +259,42 @@ impl<'w> TernaryMatrix<'w> {
                     Rescale::Divide(scale) => acc / (scale * s.scale),
                     Rescale::Groups { .. } => 0.0,
                 };
+            }
+        }
+    }
+}
+
+/// [`TernaryMatrix::sums`], once lengths are known to fit.
+struct Sums<'a> {
+    matrix: &'a TernaryMatrix<'a>,
+    q: &'a [i8],
+    out: &'a mut [i32],
+}
+
+impl Op for Sums<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let TernaryMatrix { rows, cols, packed, .. } = *self.matrix;
+        let span = self.matrix.activation_span().max(1);
+        let tile_bytes = cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        let group_bytes = span.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        for (group, (q, out)) in self.q.chunks(span).zip(self.out.chunks_mut(rows.max(1))).enumerate() {
+            let excess = q.iter().fold(0_i32, |sum, q| sum.wrapping_add(i32::from(*q)));
+            // A session has its rows filled up with zeros; here the last block is.
+            let (whole, rest) = q.as_chunks::<BLOCK_COLS>();
+            let mut last = [0; BLOCK_COLS];
+            last[..rest.len()].copy_from_slice(rest);
+            for (tile, out) in packed.chunks_exact(tile_bytes.max(1)).zip(out.chunks_mut(TILE_ROWS)) {
+                let weights = tile.chunks(group_bytes).nth(group).unwrap_or(&[]);
+                let (weights, last_weights) = weights.split_at(weights.len().min(whole.len() * BLOCK_BYTES));
+                let (mut sums, mut last_sums) = ([[0; TILE_ROWS]], [[0; TILE_ROWS]]);
+                simd.ternary_tile(weights, [q], &mut sums);
+                simd.ternary_tile(last_weights, [&last], &mut last_sums);
+                for ((out, sum), last) in out.iter_mut().zip(sums[0]).zip(last_sums[0]) {
+                    *out = sum.wrapping_add(last).wrapping_sub(excess);
+                }
             }
         }
     }

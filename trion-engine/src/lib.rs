@@ -53,6 +53,6 @@ pub use pool::Pool;
 pub use random::random_model;
 pub use session::Session;
 pub use trion_core::{
-    Activation, CacheType, Config, Isa, Kernel, Logits, Parallel, Progress, Sampler, SamplerOptions, Serial,
-    SessionOptions,
+    Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Parallel, PreparedInput, Progress, Sampler,
+    SamplerOptions, Serial, SessionOptions,
 };

@@ -11,8 +11,8 @@ use trion_core::Parallel;
 
 use crate::error::{Error, Result};
 
-/// How often an idle thread looks for a region before it goes to sleep: some tens of microseconds, as long as the serial
-/// parts between two regions take.
+/// How often an idle thread looks for a region before it goes to sleep: some tens of microseconds, as long as the
+/// serial parts between two regions take.
 const SPINS: usize = 4_000;
 
 /// Bit 0 of [`Shared::state`]: a region is open. The bits above count the threads in it.
@@ -37,8 +37,8 @@ struct Worker {
     asleep: Arc<AtomicBool>,
 }
 
-/// A pool of threads for [`trion_core::Session::advance`]. Any number of sessions may share one; while one of them is in
-/// a region, the others compute on their own thread.
+/// A pool of threads for [`trion_core::Session::advance`]. Any number of sessions may share one; while one of them is
+/// in a region, the others compute on their own thread.
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<Worker>,
@@ -50,8 +50,8 @@ impl Pool {
     /// Most threads of a pool.
     pub const MAX_THREADS: usize = 256;
 
-    /// A pool of `threads`, the calling one included; 0 for one for each physical core. Returns when all of them run, and
-    /// with that has made the last allocation of the pool's life.
+    /// A pool of `threads`, the calling one included; 0 for one for each physical core. Returns when all of them run,
+    /// and with that has made the last allocation of the pool's life.
     ///
     /// # Errors
     /// [`Error::Argument`] for more than [`Pool::MAX_THREADS`], or if the system cannot start them.

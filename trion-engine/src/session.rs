@@ -2,7 +2,7 @@
 
 use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
-use trion_core::{Kernel, Parallel, Progress, Session as CoreSession, SessionOptions};
+use trion_core::{Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
 
 use crate::error::{Error, Result};
 use crate::map::zeros;
@@ -104,6 +104,19 @@ impl Session {
         Ok(self.cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?)
     }
 
+    /// See [`CoreSession::advance_observed`].
+    ///
+    /// # Errors
+    /// [`Error::Core`] if no token was pushed.
+    pub fn advance_observed(
+        &mut self,
+        budget: usize,
+        parallel: &dyn Parallel,
+        observer: &mut dyn FnMut(Observation<'_>),
+    ) -> Result<Progress> {
+        Ok(self.cell.with_dependent_mut(|_, core| core.advance_observed(budget, parallel, observer))?)
+    }
+
     /// See [`CoreSession::spent`].
     pub fn spent(&self) -> usize {
         self.cell.borrow_dependent().spent()
@@ -149,5 +162,146 @@ impl Session {
     /// [`Error::Core`]; the session is unchanged.
     pub fn load(&mut self, saved: &[u8]) -> Result<()> {
         Ok(self.cell.with_dependent_mut(|_, core| core.load(saved))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use trion_core::{Matrix, Projection, Rescale, Serial};
+
+    use super::*;
+    use crate::pack::FloatFormat;
+    use crate::random::random_model;
+
+    /// What an observer sees, with everything that it must agree with checked on the way: layers, projections, positions.
+    fn observe(session: &mut Session, budget: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        let model = session.model().clone();
+        loop {
+            let progress = session.advance_observed(budget, &Serial, &mut |observation| match observation {
+                Observation::Hidden { layer, first, values } => seen.push(format!("{layer:?} {first} {values:?}")),
+                Observation::Projection { layer, projection, first, input } => {
+                    let matrix = &model.core().layers()[layer].projection(projection).matrix;
+                    assert_eq!(matrix.shape()[1], input.cols());
+                    for token in 0..input.tokens() {
+                        let (x, q) = (input.floats(token), input.quantized(token));
+                        let s = input.scales(token).next().expect("a scale");
+                        assert_eq!((x.len(), q.len(), input.scales(token).len()), (input.cols(), input.cols(), 1));
+                        for (x, q) in x.iter().zip(q) {
+                            assert_eq!((x * s).round_ties_even() as i8, *q, "layer {layer}, {projection:?}");
+                        }
+                        seen.push(format!("{layer} {projection:?} {first} {token} {s} {x:?}"));
+                    }
+                    assert!(input.floats(input.tokens()).is_empty());
+                }
+                Observation::Head { first, input } => seen.push(format!("head {first} {:?}", input.floats(0))),
+            });
+            if progress.expect("there are tokens") == Progress::Ready {
+                return seen;
+            }
+        }
+    }
+
+    fn model() -> Model {
+        let config = trion_core::Config {
+            hidden_size: 64,
+            intermediate_size: 96,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 16,
+            vocab_size: 50,
+            max_position_embeddings: 32,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            projection_norm_eps: 1e-5,
+            hidden_act: trion_core::Activation::Relu2,
+            activation_group: 0,
+        };
+        random_model(&config, FloatFormat::F16, 3).expect("a valid configuration")
+    }
+
+    #[test]
+    fn an_observer_sees_every_stage_once_and_changes_nothing() {
+        let model = model();
+        let tokens = [1, 7, 3, 30, 5];
+        let options = SessionOptions { max_batch: 2, ..SessionOptions::new(8) };
+        let mut plain = Session::new(&model, options).expect("a session");
+        let logits = plain.evaluate(&tokens, &Serial).expect("logits").to_vec();
+        let mut all = Vec::new();
+        for budget in [usize::MAX, 3, 1] {
+            let mut session = Session::new(&model, options).expect("a session");
+            session.push(&tokens).expect("room");
+            all.push(observe(&mut session, budget));
+            assert_eq!(session.logits().expect("logits"), logits);
+        }
+        // Three batches of an embedding and two blocks with an output each; a row for each token and input; a head.
+        assert_eq!(all[0].len(), 3 * 3 + 5 * 2 * 4 + 1);
+        assert_eq!(all[0], all[1]);
+        assert_eq!(all[0], all[2]);
+    }
+
+    #[test]
+    fn a_pass_goes_on_from_integers_that_an_observer_puts_in() {
+        let model = model();
+        let options = SessionOptions { max_batch: 4, ..SessionOptions::new(8) };
+        let run = |replace: &dyn Fn(i8) -> i8| {
+            let mut session = Session::new(&model, options).expect("a session");
+            session.push(&[9, 4, 2]).expect("room");
+            let progress = session.advance_observed(usize::MAX, &Serial, &mut |observation| {
+                if let Observation::Projection { layer: 1, projection: Projection::Output, mut input, .. } = observation
+                {
+                    let value = input.quantized(2)[5];
+                    input.replace(2, 5, replace(value));
+                    assert_eq!(input.quantized(2)[5], replace(value));
+                    // Beyond the tokens and beyond the columns.
+                    let (tokens, cols) = (input.tokens(), input.cols());
+                    input.replace(tokens, 0, 1);
+                    input.replace(0, cols, 1);
+                }
+            });
+            assert_eq!(progress.expect("there are tokens"), Progress::Ready);
+            session.logits().expect("logits").to_vec()
+        };
+        let mut plain = Session::new(&model, options).expect("a session");
+        let logits = plain.evaluate(&[9, 4, 2], &Serial).expect("logits");
+        assert_eq!(run(&|value| value), logits);
+        assert_ne!(run(&|value| value.wrapping_add(40)), logits);
+    }
+
+    #[test]
+    fn sums_of_what_is_observed_give_the_residual_stream() {
+        let model = model();
+        let mut session =
+            Session::new(&model, SessionOptions { max_batch: 1, ..SessionOptions::new(8) }).expect("a session");
+        session.push(&[9]).expect("room");
+        let (mut expected, mut blocks) = (Vec::new(), 0);
+        let progress = session.advance_observed(usize::MAX, &Serial, &mut |observation| match observation {
+            Observation::Hidden { layer: None, values, .. } => expected = values.to_vec(),
+            Observation::Hidden { values, .. } => {
+                assert_eq!(values, expected);
+                blocks += 1;
+            }
+            Observation::Projection {
+                layer, projection: p @ (Projection::Output | Projection::Down), input, ..
+            } => {
+                let Matrix::Ternary(matrix) = &model.core().layers()[layer].projection(p).matrix else {
+                    panic!("{p:?} is not ternary");
+                };
+                let mut sums = vec![0; matrix.rows()];
+                matrix.sums(Kernel::detect(), input.quantized(0), &mut sums).expect("lengths fit");
+                let s = input.scales(0).next().expect("a scale");
+                for (h, sum) in expected.iter_mut().zip(sums) {
+                    *h += match matrix.rescale() {
+                        Rescale::Multiply(m) => sum as f32 / s * m,
+                        Rescale::Divide(d) => sum as f32 / (d * s),
+                        Rescale::Groups { .. } => panic!("{p:?} has groups"),
+                    };
+                }
+            }
+            _ => {}
+        });
+        assert_eq!(progress.expect("there are tokens"), Progress::Ready);
+        assert_eq!(blocks, 2);
     }
 }

@@ -57,6 +57,7 @@ fn test() -> Outcome {
     // Before the tests that load it.
     let onnxruntime = onnx::packages()?.is_some();
     run("cargo", &["test", "--workspace", "--locked"])?;
+    run("cargo", &["test", "--release", "--locked", "-p", "trion-onnx", "--test", "large", "--", "--ignored"])?;
     let readme = std::fs::read_to_string(root().join("README.md")).map_err(|e| format!("README.md: {e}"))?;
     // A shell, since the examples are what a person types into one.
     examples(&readme)

@@ -9,9 +9,9 @@ use trion_engine::{Model, prompt_tokens};
 use trion_onnx::proto::ModelProto;
 use trion_onnx::proto::tensor_proto::DataType;
 use trion_onnx::{DATA_FILE, ExportOptions, GRAPH_FILE, HeadFormat, WeightFormat, export};
-use trion_tests::{golden, onnx_packages, python, scratch};
+use trion_tests::{GOLDEN, golden, onnx_packages, python, scratch};
 
-use crate::{GOLDEN, default_model, models};
+use crate::{default_model, models};
 
 fn graph(directory: &Path) -> ModelProto {
     ModelProto::decode(&*fs::read(directory.join(GRAPH_FILE)).unwrap()).unwrap()

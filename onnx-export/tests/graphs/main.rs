@@ -1,23 +1,12 @@
 //! Exported graphs of every model at hand, with the tools of others.
 
+mod check;
 mod export;
 mod genai;
 
 use std::path::PathBuf;
 
-use trion_tests::{golden, root, shared};
-
-/// Checkpoints of the test suite, one of every kind.
-const GOLDEN: [&str; 8] = [
-    "bitnet_offline",
-    "bitnet_online",
-    "llama_bitlinear",
-    "llama_rms_norm",
-    "1bitllm",
-    "llama_float",
-    "qwen3_online",
-    "qwen3_groups",
-];
+use trion_tests::{GOLDEN, golden, root, shared};
 
 /// The default model.
 fn default_model() -> PathBuf {

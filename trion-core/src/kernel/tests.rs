@@ -163,6 +163,43 @@ fn group_scales_apply_to_their_columns() {
     }
 }
 
+#[test]
+fn integer_sums_are_those_of_plain_loops() {
+    let mut random = Random(6);
+    // Group size 0: one scale for the whole matrix.
+    for (rows, cols, size) in
+        [(1, 1, 0), (33, 15, 0), (31, 17, 0), (64, 240, 0), (40, 333, 0), (5, 4099, 0), (40, 272, 32), (33, 75, 16)]
+    {
+        let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+        let trits: Vec<Vec<i8>> =
+            (0..rows).map(|_| (0..cols).map(|_| (random.next() % 3) as i8 - 1).collect()).collect();
+        for (row, trits) in trits.iter().enumerate() {
+            TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
+        }
+        let scales = vec![0; TernaryMatrix::group_scales(rows, cols, size.max(16))];
+        let rescale = match size {
+            0 => Rescale::Divide(2.0),
+            size => Rescale::Groups { size, scales: &scales },
+        };
+        let matrix = TernaryMatrix::new(rows, cols, &packed, rescale).unwrap();
+        let span = if size == 0 { cols } else { size };
+        let q: Vec<i8> = (0..cols).map(|_| random.next() as i8).collect();
+        let mut expected = Vec::new();
+        for first in (0..cols).step_by(span) {
+            let columns = first..cols.min(first + span);
+            let sum = |trits: &Vec<i8>| columns.clone().map(|c| i32::from(trits[c]) * i32::from(q[c])).sum::<i32>();
+            expected.extend(trits.iter().map(sum));
+        }
+        for kernel in Kernel::available() {
+            let mut out = vec![i32::MAX; expected.len()];
+            matrix.sums(kernel, &q, &mut out).unwrap();
+            assert_eq!(out, expected, "{rows} x {cols}, groups of {size}, {:?}", kernel.isa());
+            assert!(matrix.sums(kernel, &q[1..], &mut out).is_err());
+            assert!(matrix.sums(kernel, &q, &mut out[1..]).is_err());
+        }
+    }
+}
+
 /// The contract's dot product, element by element.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0; LANES];

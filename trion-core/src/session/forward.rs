@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use super::memory::{Memory, quantized_stride, spans};
-use super::{Logits, Progress, Session};
+use super::{Logits, Observation, Progress, Session};
 use crate::config::{Activation, Config};
 use crate::kernel::bands::{Band, Bands, for_each_band};
 use crate::kernel::{CacheFormat, Kernel, Op, Simd};
@@ -36,7 +36,7 @@ impl Cursor {
 
 /// One kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// Rows of the embedding, and the tables of the rotary embedding. A unit is a token.
     Embed,
     /// Norms before a projection, and quantisation. A unit is a token.
@@ -127,7 +127,7 @@ fn needs_input(layer: &Layer<'_>, projection: Projection) -> bool {
 }
 
 /// Columns that a matrix wants activations quantised over; `None` for a float matrix.
-fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
+pub(super) fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
     match matrix {
         Matrix::Ternary(m) => Some(m.activation_span()),
         Matrix::Float(_) => None,
@@ -135,8 +135,13 @@ fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
 }
 
 impl Session<'_, '_> {
-    /// Spends the budget; there is at least one token to compute.
-    pub(super) fn forward(&mut self, mut budget: usize, parallel: &dyn Parallel) -> Progress {
+    /// Spends the budget; there is at least one token to compute. Whoever observes sees every stage that is completed.
+    pub(super) fn forward(
+        &mut self,
+        mut budget: usize,
+        parallel: &dyn Parallel,
+        mut observer: Option<&mut dyn FnMut(Observation<'_>)>,
+    ) -> Progress {
         self.logits_rows = 0;
         loop {
             if self.cursor.batch == 0 {
@@ -180,6 +185,9 @@ impl Session<'_, '_> {
                 self.cursor.unit = to;
                 if to < units {
                     return Progress::More;
+                }
+                if let Some(observer) = observer.as_deref_mut().filter(|_| units > 0) {
+                    self.observe(layer, stage, batch.tokens, batch.logits, observer);
                 }
                 self.cursor.stage += 1;
                 self.cursor.unit = 0;

@@ -2,6 +2,7 @@
 
 mod forward;
 mod memory;
+mod observe;
 mod state;
 
 use crate::Error;
@@ -12,6 +13,7 @@ use crate::model::Model;
 use crate::parallel::Parallel;
 use forward::Cursor;
 use memory::Memory;
+pub use observe::{Observation, PreparedInput};
 
 /// Which positions' logits a session computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,16 +156,25 @@ impl<'m, 'b> Session<'m, 'b> {
 
     /// Computes tokens that were pushed, for at most `budget` row-blocks or the smallest possible step beyond.
     ///
-    /// A row-block is 32 rows of a ternary matrix, 4 to 16 rows of a float one, a pass over 256 elements, or 32 positions of
-    /// one head of attention, for one token. The same calls do the same work everywhere, and no division into calls changes a bit of the result. `usize::MAX`
-    /// computes all.
+    /// A row-block is 32 rows of a ternary matrix, 4 to 16 rows of a float one, a pass over 256 elements, or 32
+    /// positions of one head of attention, for one token. The same calls do the same work everywhere, and no division
+    /// into calls changes a bit of the result. `usize::MAX` computes all.
     ///
-    /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the tokens
-    /// stay pushed, and the next call begins their batch again.
+    /// When `parallel` says that it is cancelled, the call returns [`Progress::More`] after the unit under way; the
+    /// tokens stay pushed, and the next call begins their batch again.
     ///
     /// # Errors
     /// [`Error::NoTokens`] if nothing was pushed since the session was made or rewound.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
+        self.advance_with(budget, parallel, None)
+    }
+
+    fn advance_with(
+        &mut self,
+        budget: usize,
+        parallel: &dyn Parallel,
+        observer: Option<&mut dyn FnMut(Observation<'_>)>,
+    ) -> Result<Progress, Error> {
         self.spent = 0;
         if self.is_ready() {
             return Ok(Progress::Ready);
@@ -171,7 +182,7 @@ impl<'m, 'b> Session<'m, 'b> {
         if self.done == self.len {
             return Err(Error::NoTokens);
         }
-        Ok(self.forward(budget, parallel))
+        Ok(self.forward(budget, parallel, observer))
     }
 
     /// Row-blocks that the last call of [`Session::advance`] took.
@@ -179,15 +190,15 @@ impl<'m, 'b> Session<'m, 'b> {
         self.spent
     }
 
-    /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for the
-    /// last token computed, or with [`Logits::All`] one for each token computed since the logits before.
+    /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for
+    /// the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
         (rows > 0).then(|| &self.memory.logits[..rows * self.model.config().vocab_size])
     }
 
-    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just those
-    /// are forgotten that were pushed after the logits: these are ready then.
+    /// Forgets all tokens from position `len` on. Push at least one before the next [`Session::advance`], unless just
+    /// those are forgotten that were pushed after the logits: these are ready then.
     ///
     /// # Errors
     /// [`Error::RewindBeyond`] if there are fewer tokens.
