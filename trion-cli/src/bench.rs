@@ -135,6 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         Some(shape) => random_model(&shape.config(), arguments.head.into(), 1)?,
         None => open(arguments.model.as_deref())?,
     };
+    let model = arguments.compute.place(&model)?;
     let pool = arguments.compute.pool()?;
     let kernel = arguments.compute.kernel()?;
     let decode = arguments.decode as usize;
@@ -164,11 +165,14 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let (prompt_rate, decode_rate) = (median(&mut prompts), median(&mut decodes));
     // Before the bandwidth is measured, whose buffer is no part of the model.
     let (resident, peak) = (memory("VmRSS:"), memory("VmHWM:"));
-    let bandwidth = bandwidth(&pool);
+    // What this machine's own memory gives says nothing of a GPU's.
+    let device = model.device_name();
+    let bandwidth = (device == "cpu").then(|| bandwidth(&pool));
     let bytes = bytes_per_token(&model, prompt_tokens + decode / 2, options.cache.bytes());
-    let fraction = bytes as f64 * decode_rate / bandwidth;
+    let fraction = bandwidth.map(|bandwidth| bytes as f64 * decode_rate / bandwidth);
     if arguments.json {
         print_line(json!({
+            "device": device,
             "kernel": kernel.isa().name(),
             "threads": pool.threads(),
             "prompt_tokens": prompt_tokens,
@@ -186,16 +190,17 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
     let mut out = io::stdout().lock();
     let (isa, threads, packed) = (kernel.isa().name(), pool.threads(), model.packed().len());
-    writeln!(out, "kernel {isa}, {threads} threads, packed model {packed} bytes")?;
+    writeln!(out, "device {device}, kernel {isa}, {threads} threads, packed model {packed} bytes")?;
     writeln!(out, "prompt of {prompt_tokens}: {prompt_rate:.1} tokens/s")?;
     writeln!(out, "decode of {decode}: {decode_rate:.1} tokens/s")?;
-    writeln!(
-        out,
-        "{:.1} MB read for a token: {:.0} % of the {:.1} GB/s that reading memory gives here",
-        bytes as f64 / 1e6,
-        100.0 * fraction,
-        bandwidth / 1e9
-    )?;
+    write!(out, "{:.1} MB read for a token", bytes as f64 / 1e6)?;
+    match (fraction, bandwidth) {
+        (Some(fraction), Some(bandwidth)) => {
+            let (percent, rate) = (100.0 * fraction, bandwidth / 1e9);
+            writeln!(out, ": {percent:.0} % of the {rate:.1} GB/s that reading memory gives here")?;
+        }
+        _ => writeln!(out, ": {:.1} GB/s", bytes as f64 * decode_rate / 1e9)?,
+    }
     if let (Some(resident), Some(peak)) = (resident, peak) {
         writeln!(out, "{:.0} MB resident, {:.0} MB at most", resident as f64 / 1e6, peak as f64 / 1e6)?;
     }

@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let model = open(arguments.model.model.as_deref())?;
+    let model = arguments.compute.place(&open(arguments.model.model.as_deref())?)?;
     if model.chat_template().is_none() {
         let help = "continue texts with it by trion generate, or name a model that was trained to talk";
         return Err(Failure::advised(format!("{} has no chat template", model.name()), help));

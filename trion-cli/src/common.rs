@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use trion_core::{FloatData, Matrix, Rescale};
 use trion_engine::tokenizer::Tokenizer;
-use trion_engine::{CacheType, Isa, Kernel, Model, Pool};
+use trion_engine::{CacheType, Device, DeviceName, Isa, Kernel, Model, Pool};
 
 /// Why a subcommand failed.
 #[derive(Debug)]
@@ -92,6 +92,9 @@ pub(crate) struct ComputeArguments {
     /// Number format of keys and values
     #[arg(long, value_enum, default_value_t = CacheName::F32)]
     cache: CacheName,
+    /// Where to compute: cpu, cuda, cuda:NUMBER or auto. Does not change results
+    #[arg(long, default_value = "cpu")]
+    device: DeviceName,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -108,11 +111,15 @@ impl ComputeArguments {
         Ok(Pool::new(self.threads)?)
     }
 
+    /// The model on the device that was asked for.
+    pub(crate) fn place(&self, model: &Model) -> Result<Model, Failure> {
+        let advise = |error: trion_engine::Error| Failure::advised(error.to_string(), "--device cpu computes the same");
+        let device = Device::open(self.device).map_err(advise)?;
+        model.on(&device).map_err(advise)
+    }
+
     pub(crate) fn cache(&self) -> CacheType {
-        match self.cache {
-            CacheName::F32 => CacheType::F32,
-            CacheName::F16 => CacheType::F16,
-        }
+        self.cache.into()
     }
 
     pub(crate) fn kernel(&self) -> Result<Kernel, Failure> {
@@ -133,9 +140,18 @@ impl ComputeArguments {
 
 /// Number format of keys and values.
 #[derive(Clone, Copy, ValueEnum)]
-enum CacheName {
+pub(crate) enum CacheName {
     F32,
     F16,
+}
+
+impl From<CacheName> for CacheType {
+    fn from(name: CacheName) -> Self {
+        match name {
+            CacheName::F32 => CacheType::F32,
+            CacheName::F16 => CacheType::F16,
+        }
+    }
 }
 
 #[cfg(feature = "default-model")]

@@ -83,7 +83,7 @@ impl SamplerArguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let prompt = text_or_stdin(arguments.prompt.as_deref())?.unwrap_or_else(|| DEFAULT_PROMPT.to_owned());
-    let model = open(arguments.model.model.as_deref())?;
+    let model = arguments.compute.place(&open(arguments.model.model.as_deref())?)?;
     tokenizer(&model)?;
     let options = GenerateOptions {
         max_tokens: arguments.tokens,

@@ -10,6 +10,8 @@ use trion_core::{FloatData, Matrix, Projection, Rescale};
 use trion_engine::{Activation, Config, Model, SessionOptions};
 
 use crate::common::{ModelArgument, Outcome, matrix_bytes, open, print_line};
+#[cfg(feature = "cuda")]
+use crate::gpu_plan;
 
 /// Characters of a whole bar.
 const BAR: usize = 40;
@@ -24,6 +26,9 @@ pub(crate) struct Arguments {
     /// List every tensor
     #[arg(long)]
     tensors: bool,
+    #[command(flatten)]
+    #[cfg(feature = "cuda")]
+    gpu: gpu_plan::Arguments,
 }
 
 /// One matrix of the model, or all its vectors.
@@ -77,6 +82,10 @@ impl fmt::Display for Size {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let model = open(arguments.model.model.as_deref())?;
+    #[cfg(feature = "cuda")]
+    if arguments.gpu.is_asked_for() {
+        return gpu_plan::run(&model, &arguments.gpu, arguments.json);
+    }
     let rows = rows(&model);
     let size = Size::of_rows(&rows);
     let config = model.config();

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
-    let model = open(arguments.model.model.as_deref())?;
+    let model = arguments.compute.place(&open(arguments.model.model.as_deref())?)?;
     let ids = match (&arguments.ids, &arguments.prompt) {
         (Some(ids), _) => parse_ids(ids)?,
         (None, Some(prompt)) => {

@@ -5,6 +5,8 @@ mod chat;
 mod common;
 mod constraint;
 mod generate;
+#[cfg(feature = "cuda")]
+mod gpu_plan;
 mod inspect;
 mod interrupt;
 mod logits;

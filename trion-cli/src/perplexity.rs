@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         fs::read(&arguments.file).map_err(|e| Failure::Argument(format!("{}: {e}", arguments.file.display())))?;
     let text = String::from_utf8(text)
         .map_err(|e| Failure::Argument(format!("{}: is not UTF-8: {e}", arguments.file.display())))?;
-    let model = open(arguments.model.as_deref())?;
+    let model = arguments.compute.place(&open(arguments.model.as_deref())?)?;
     let tokenizer = tokenizer(&model)?;
     // A text says itself where its documents begin; tokens that are not in it are not measured.
     let ids = tokenizer.encode(&text, false)?;

@@ -70,7 +70,7 @@ pub(crate) struct Pass<'a> {
 
 impl Pass<'_> {
     fn config(&self) -> &Config {
-        self.model.model.config()
+        &self.model.config
     }
 
     /// The address of a piece of the session's memory.

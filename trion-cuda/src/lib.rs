@@ -1,12 +1,13 @@
 //! Ternary language models on NVIDIA GPUs, from a GTX 1050 up, with the CPU's logits bit for bit.
 //!
 //! ```no_run
+//! use trion_core::SessionOptions;
 //! use trion_cuda::{CudaDevice, CudaModel, CudaSession};
-//! use trion_engine::{Model, SessionOptions};
+//! use trion_engine::Model;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let device = CudaDevice::open(0)?;
-//! let model = CudaModel::upload(&device, &Model::open("model.safetensors")?)?;
+//! let model = CudaModel::upload(&device, Model::open("model.safetensors")?.core())?;
 //! let mut session = CudaSession::new(&model, SessionOptions::new(512))?;
 //! session.push(&[1, 2, 3])?;
 //! let _ = session.advance(usize::MAX)?;

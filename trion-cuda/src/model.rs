@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
-use trion_core::{Config, LayerNorm, Matrix, Projection, Rescale};
-use trion_engine::Model;
+use trion_core::{Config, LayerNorm, Matrix, Model, Projection, Rescale, Session};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
@@ -103,7 +102,10 @@ pub struct CudaModel(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) device: CudaDevice,
-    pub(crate) model: Model,
+    pub(crate) config: Config,
+    pub(crate) fingerprint: u64,
+    /// Row-blocks of the first token of a sequence.
+    first_cost: usize,
     pub(crate) embedding: DeviceMatrix,
     pub(crate) head: DeviceMatrix,
     /// Address of the norm before the head.
@@ -126,23 +128,22 @@ impl CudaModel {
     ///
     /// # Errors
     /// [`Error::Memory`] if they do not fit, [`Error::Unsupported`], or [`Error::Driver`].
-    pub fn upload(device: &CudaDevice, model: &Model) -> Result<Self> {
-        let core = model.core();
+    pub fn upload(device: &CudaDevice, model: &Model<'_>) -> Result<Self> {
         let head_dim = model.config().head_dim;
         if head_dim > WIDEST_HEAD {
             return Err(Error::Unsupported { field: "head_dim", found: head_dim, limit: WIDEST_HEAD });
         }
         let stream = device.stream()?;
         let advice = "take a model with fewer parameters, or quantise its embedding to int8 (trion quantize)";
-        let memory = device.allocate(&stream, weights_bytes(core), "the model", advice)?;
+        let memory = device.allocate(&stream, weights_bytes(model), "the model", advice)?;
         let base = memory.device_ptr(&stream).0;
         let mut upload = Upload { base, stream, memory, used: 0 };
 
-        let embedding = upload.matrix(core.embedding())?;
-        let head = if is_tied(core) { embedding } else { upload.matrix(core.head())? };
-        let norm = upload.floats(core.norm())?;
-        let mut layers = Vec::with_capacity(core.layers().len());
-        for layer in core.layers() {
+        let embedding = upload.matrix(model.embedding())?;
+        let head = if is_tied(model) { embedding } else { upload.matrix(model.head())? };
+        let norm = upload.floats(model.norm())?;
+        let mut layers = Vec::with_capacity(model.layers().len());
+        for layer in model.layers() {
             let mut projections = [DeviceLinear { matrix: embedding, norm: 0 }; Projection::ALL.len()];
             for (to, linear) in projections.iter_mut().zip(&layer.projections) {
                 let norm = linear.norm.map_or(Ok(0), |norm| upload.floats(norm))?;
@@ -167,7 +168,9 @@ impl CudaModel {
         upload.stream.synchronize().doing("copying weights")?;
         Ok(CudaModel(Arc::new(Inner {
             device: device.clone(),
-            model: model.clone(),
+            config: *model.config(),
+            fingerprint: model.fingerprint(),
+            first_cost: Session::row_blocks_per_token(model, 1),
             embedding,
             head,
             norm,
@@ -182,19 +185,20 @@ impl CudaModel {
         &self.0.device
     }
 
-    /// The model that was uploaded.
-    pub fn model(&self) -> &Model {
-        &self.0.model
-    }
-
     /// Shapes and constants.
     pub fn config(&self) -> &Config {
-        self.0.model.config()
+        &self.0.config
+    }
+
+    /// Row-blocks of a token that is number `positions` of its sequence, as [`Session::row_blocks_per_token`] counts them.
+    pub(crate) fn row_blocks_per_token(&self, positions: usize) -> usize {
+        let heads = self.0.config.num_hidden_layers * self.0.config.num_attention_heads;
+        self.0.first_cost.saturating_add(heads.saturating_mul(positions / 32))
     }
 }
 
 /// Whether the head is the embedding: they are one piece of memory then.
-pub(crate) fn is_tied(model: &trion_core::Model<'_>) -> bool {
+pub(crate) fn is_tied(model: &Model<'_>) -> bool {
     let place = |matrix: &Matrix<'_>| match matrix {
         Matrix::Ternary(m) => m.packed().as_ptr().cast::<u8>(),
         Matrix::Float(m) => match m.data() {

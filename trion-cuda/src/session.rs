@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr};
 use trion_core::numeric::rotary_tables;
-use trion_core::{Error as CoreError, Logits, Progress, Session, SessionOptions};
+use trion_core::{Error as CoreError, Logits, Progress, SessionOptions};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
@@ -128,7 +128,7 @@ impl CudaSession {
     }
 
     /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; at least one batch.
-    /// A token costs what [`Session::row_blocks_per_token`] says. `usize::MAX` computes all.
+    /// A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX` computes all.
     ///
     /// # Errors
     /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails: the batch
@@ -162,7 +162,7 @@ impl CudaSession {
                 pass.run()?;
             }
             self.done += batch;
-            let cost = Session::row_blocks_per_token(self.model.0.model.core(), self.done);
+            let cost = self.model.row_blocks_per_token(self.done);
             self.spent = self.spent.saturating_add(cost.saturating_mul(batch));
             if self.done == self.tokens.len() {
                 self.read_logits(rows)?;

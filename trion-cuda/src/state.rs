@@ -33,7 +33,7 @@ impl CudaSession {
     pub fn save(&self) -> Result<Vec<u8>> {
         let mut out = Vec::new();
         out.extend(MAGIC);
-        out.extend(self.model.model().core().fingerprint().to_le_bytes());
+        out.extend(self.model.0.fingerprint.to_le_bytes());
         out.extend((self.options.cache.bytes() as u32).to_le_bytes());
         out.extend(0_u32.to_le_bytes());
         for count in [self.tokens.len(), self.done, self.logits_rows] {
@@ -83,7 +83,7 @@ impl CudaSession {
         let [Some(fingerprint), Some(cache_bytes), Some(flags), Some(len), Some(done), Some(rows)] = header else {
             return Err(refuse(StateError::Length).into());
         };
-        if fingerprint != self.model.model().core().fingerprint() {
+        if fingerprint != self.model.0.fingerprint {
             return Err(refuse(StateError::OtherModel).into());
         }
         if cache_bytes != self.options.cache.bytes() as u64 {

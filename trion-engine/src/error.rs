@@ -43,6 +43,10 @@ pub enum Error {
         /// What the operating system said.
         source: io::Error,
     },
+    /// There is no GPU to compute on, or it failed.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(trion_cuda::Error),
     /// The core refused a model, a session or a token.
     #[error(transparent)]
     Core(#[from] trion_core::Error),
@@ -62,6 +66,17 @@ pub enum Error {
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(feature = "cuda")]
+impl From<trion_cuda::Error> for Error {
+    /// What the CPU's session refuses too is the same error.
+    fn from(error: trion_cuda::Error) -> Self {
+        match error {
+            trion_cuda::Error::Core(error) => Error::Core(error),
+            error => Error::Cuda(error),
+        }
+    }
+}
 
 impl Error {
     /// An [`Error::Io`] about `file`.

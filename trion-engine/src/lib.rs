@@ -26,6 +26,7 @@ mod hf;
 mod pack;
 mod packed;
 
+mod device;
 mod model;
 mod pool;
 mod random;
@@ -44,6 +45,7 @@ pub mod tokenizer;
 
 #[cfg(feature = "text")]
 pub use constraint::{Constraint, ConstraintState, Grammar, Mask};
+pub use device::{Device, DeviceName};
 pub use error::{Error, Result};
 #[cfg(feature = "text")]
 pub use generate::{GenerateOptions, Generated, StopReason, continue_session, generate, prompt_tokens};
@@ -56,3 +58,5 @@ pub use trion_core::{
     Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Parallel, PreparedInput, Progress, Sampler,
     SamplerOptions, Serial, SessionOptions,
 };
+#[cfg(feature = "cuda")]
+pub use trion_cuda::MemoryPlan;

@@ -9,6 +9,7 @@ use memmap2::Mmap;
 use self_cell::self_cell;
 use trion_core::{Config, Model as CoreModel};
 
+use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gguf::GgufCheckpoint;
 use crate::hf::HfCheckpoint;
@@ -57,7 +58,12 @@ self_cell!(
 
 /// A model with its weights, tokenizer and chat template. Immutable; cloning shares it.
 #[derive(Clone)]
-pub struct Model(Arc<Inner>);
+pub struct Model {
+    inner: Arc<Inner>,
+    /// The weights on a GPU, if that is where it computes.
+    #[cfg(feature = "cuda")]
+    pub(crate) cuda: Option<trion_cuda::CudaModel>,
+}
 
 struct Inner {
     cell: ModelCell,
@@ -155,7 +161,7 @@ impl Model {
             CoreModel::new(settings.config, weights.embedding, &weights.layers, weights.norm, weights.head)
                 .map_err(|e| Error::malformed(path, "model", e.to_string()))
         })?;
-        Ok(Model(Arc::new(Inner {
+        let inner = Inner {
             cell,
             #[cfg(feature = "text")]
             tokenizer: settings
@@ -174,17 +180,50 @@ impl Model {
             #[cfg(feature = "text")]
             constraint_vocabulary: std::sync::OnceLock::new(),
             settings,
-        })))
+        };
+        Ok(Model {
+            inner: Arc::new(inner),
+            #[cfg(feature = "cuda")]
+            cuda: None,
+        })
     }
 
-    /// Whether two are clones of one model.
+    /// The same model on a device: its sessions compute there. Sessions of a model that is on no device compute on the CPU.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the weights do not fit into the GPU's memory, or it fails.
+    pub fn on(&self, device: &Device) -> Result<Self> {
+        match device {
+            Device::Cpu => Ok(Model {
+                inner: Arc::clone(&self.inner),
+                #[cfg(feature = "cuda")]
+                cuda: None,
+            }),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => {
+                let cuda = Some(trion_cuda::CudaModel::upload(device, self.core())?);
+                Ok(Model { inner: Arc::clone(&self.inner), cuda })
+            }
+        }
+    }
+
+    /// Where its sessions compute, for people: `cpu`, or the GPU's name.
+    pub fn device_name(&self) -> &str {
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &self.cuda {
+            return cuda.device().name();
+        }
+        "cpu"
+    }
+
+    /// Whether two are clones of one model, on whichever device.
     pub fn is_same(&self, other: &Model) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// The core's view of it.
     pub fn core(&self) -> &CoreModel<'_> {
-        self.0.cell.borrow_dependent()
+        self.inner.cell.borrow_dependent()
     }
 
     /// Shapes and constants.
@@ -204,42 +243,42 @@ impl Model {
 
     /// A name for people.
     pub fn name(&self) -> &str {
-        &self.0.settings.name
+        &self.inner.settings.name
     }
 
     /// The token that begins every text, if any.
     pub fn bos_token_id(&self) -> Option<u32> {
-        self.0.settings.bos_token_id
+        self.inner.settings.bos_token_id
     }
 
     /// Tokens that end a text.
     pub fn eos_token_ids(&self) -> &[u32] {
-        &self.0.settings.eos_token_ids
+        &self.inner.settings.eos_token_ids
     }
 
     /// Whether it has a tokenizer.
     pub fn has_tokenizer(&self) -> bool {
-        self.0.settings.tokenizer_json.is_some()
+        self.inner.settings.tokenizer_json.is_some()
     }
 
     /// Whether it has a chat template.
     pub fn has_chat_template(&self) -> bool {
-        self.0.settings.chat_template.is_some()
+        self.inner.settings.chat_template.is_some()
     }
 
     /// The text of its `tokenizer.json`, if it has one.
     pub fn tokenizer_json(&self) -> Option<&str> {
-        self.0.settings.tokenizer_json.as_deref()
+        self.inner.settings.tokenizer_json.as_deref()
     }
 
     /// The text of its chat template, if it has one.
     pub fn chat_template_source(&self) -> Option<&str> {
-        self.0.settings.chat_template.as_deref()
+        self.inner.settings.chat_template.as_deref()
     }
 
     /// The packed form: every byte of a file that Trion packs.
     pub fn packed(&self) -> &[u8] {
-        self.0.cell.borrow_owner().borrow_owner().bytes()
+        self.inner.cell.borrow_owner().borrow_owner().bytes()
     }
 
     /// The tokenizer.
@@ -248,23 +287,26 @@ impl Model {
     /// [`Error::Tokenizer`] if the checkpoint has none.
     #[cfg(feature = "text")]
     pub fn tokenizer(&self) -> Result<&crate::tokenizer::Tokenizer> {
-        self.0.tokenizer.as_ref().ok_or_else(|| Error::Tokenizer("the model comes without a tokenizer.json".to_owned()))
+        self.inner
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| Error::Tokenizer("the model comes without a tokenizer.json".to_owned()))
     }
 
     /// The chat template, if the checkpoint has one.
     #[cfg(feature = "text")]
     pub fn chat_template(&self) -> Option<&crate::chat_template::ChatTemplate> {
-        self.0.chat_template.as_ref()
+        self.inner.chat_template.as_ref()
     }
 
     /// The tokens as constraints want them, built by the first call.
     #[cfg(feature = "text")]
     pub(crate) fn constraint_vocabulary(&self) -> Result<Arc<crate::constraint::Vocabulary>> {
-        if let Some(vocabulary) = self.0.constraint_vocabulary.get() {
+        if let Some(vocabulary) = self.inner.constraint_vocabulary.get() {
             return Ok(vocabulary.clone());
         }
         let vocabulary = Arc::new(crate::constraint::Vocabulary::new(self)?);
-        Ok(self.0.constraint_vocabulary.get_or_init(|| vocabulary).clone())
+        Ok(self.inner.constraint_vocabulary.get_or_init(|| vocabulary).clone())
     }
 }
 

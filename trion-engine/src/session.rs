@@ -25,67 +25,105 @@ self_cell!(
     }
 );
 
-/// A [`CoreSession`] with its model and its memory. Nothing is allocated after it is made.
+/// A [`CoreSession`] with its model and its memory; or, for a model on a GPU ([`Model::on`]), one that computes there, with
+/// the same bits. On the CPU nothing is allocated after it is made.
 pub struct Session {
-    cell: Cell,
-    kernel: Kernel,
+    place: Place,
+}
+
+/// Where a session computes.
+enum Place {
+    Cpu {
+        cell: Cell,
+        kernel: Kernel,
+    },
+    #[cfg(feature = "cuda")]
+    Cuda {
+        model: Model,
+        session: Box<trion_cuda::CudaSession>,
+    },
+}
+
+/// Calls a method that both kinds of session have.
+macro_rules! either {
+    ($self:ident, $session:ident => $call:expr) => {
+        match &$self.place {
+            Place::Cpu { cell, .. } => {
+                let $session = cell.borrow_dependent();
+                $call
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda { session: $session, .. } => $call,
+        }
+    };
+    (mut $self:ident, $session:ident => $call:expr) => {
+        match &mut $self.place {
+            Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, $session| $call)?),
+            #[cfg(feature = "cuda")]
+            Place::Cuda { session: $session, .. } => Ok($call?),
+        }
+    };
 }
 
 impl Session {
-    /// A session on the fastest kernel of this CPU.
+    /// A session on the fastest kernel of this CPU, or on the model's GPU.
     ///
     /// # Errors
-    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if there is not enough memory.
+    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if there is not enough memory, [`Error::Cuda`] if
+    /// there is not enough on the GPU, or it fails.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Self> {
         Self::with_kernel(model, options, Kernel::detect())
     }
 
-    /// A session on a kernel of the caller's choice; the results are the same.
+    /// A session on a kernel of the caller's choice; the results are the same. A GPU has no choice of kernels.
     ///
     /// # Errors
     /// As [`Session::new`].
     pub fn with_kernel(model: &Model, options: SessionOptions, kernel: Kernel) -> Result<Self> {
-        let config = model.config();
-        let longest = config.max_position_embeddings;
-        for (field, found, limit) in
-            [("context", options.context, longest), ("max_batch", options.max_batch, options.context)]
-        {
-            // Before any memory is asked for.
-            if found == 0 || found > limit {
-                return Err(Error::Core(trion_core::Error::Options { field, found, limit }));
-            }
+        #[cfg(feature = "cuda")]
+        if let Some(cuda) = &model.cuda {
+            let session = Box::new(trion_cuda::CudaSession::new(cuda, options)?);
+            return Ok(Session { place: Place::Cuda { model: model.clone(), session } });
         }
-        let memory = MutBorrow::new(zeros(CoreSession::bytes(config, &options))?);
-        let cell = Cell::try_new(Owner { model: model.clone(), memory }, |owner| {
-            CoreSession::new(owner.model.core(), options, kernel, owner.memory.borrow_mut())
-        })?;
-        Ok(Session { cell, kernel })
+        Ok(Session { place: Place::Cpu { cell: cell_of(model, options, kernel)?, kernel } })
     }
 
     /// A session with the same tokens, cache and logits, which goes its own way from here.
     ///
     /// # Errors
-    /// [`Error::Memory`] if there is not enough memory.
+    /// [`Error::Memory`] or [`Error::Cuda`] if there is not enough memory.
     pub fn fork(&self) -> Result<Self> {
-        let core = self.cell.borrow_dependent();
-        let mut copy = Self::with_kernel(&self.cell.borrow_owner().model, *core.options(), self.kernel)?;
-        copy.cell.with_dependent_mut(|_, copy| copy.fork_from(core))?;
-        Ok(copy)
+        match &self.place {
+            Place::Cpu { cell, kernel } => {
+                let core = cell.borrow_dependent();
+                let mut copy = cell_of(&cell.borrow_owner().model, *core.options(), *kernel)?;
+                copy.with_dependent_mut(|_, copy| copy.fork_from(core))?;
+                Ok(Session { place: Place::Cpu { cell: copy, kernel: *kernel } })
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda { model, session } => {
+                Ok(Session { place: Place::Cuda { model: model.clone(), session: Box::new(session.fork()?) } })
+            }
+        }
     }
 
     /// The model.
     pub fn model(&self) -> &Model {
-        &self.cell.borrow_owner().model
+        match &self.place {
+            Place::Cpu { cell, .. } => &cell.borrow_owner().model,
+            #[cfg(feature = "cuda")]
+            Place::Cuda { model, .. } => model,
+        }
     }
 
     /// See [`CoreSession::options`].
     pub fn options(&self) -> &SessionOptions {
-        self.cell.borrow_dependent().options()
+        either!(self, session => session.options())
     }
 
     /// See [`CoreSession::tokens`].
     pub fn tokens(&self) -> &[u32] {
-        self.cell.borrow_dependent().tokens()
+        either!(self, session => session.tokens())
     }
 
     /// See [`CoreSession::push`].
@@ -93,39 +131,54 @@ impl Session {
     /// # Errors
     /// [`Error::Core`]; the session is unchanged.
     pub fn push(&mut self, tokens: &[u32]) -> Result<()> {
-        Ok(self.cell.with_dependent_mut(|_, core| core.push(tokens))?)
+        either!(mut self, session => session.push(tokens))
     }
 
-    /// See [`CoreSession::advance`].
+    /// See [`CoreSession::advance`]. A GPU computes whole batches, and is cancelled between two of them.
     ///
     /// # Errors
-    /// [`Error::Core`] if no token was pushed.
+    /// [`Error::Core`] if no token was pushed, [`Error::Cuda`] if the GPU fails.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress> {
-        Ok(self.cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?)
+        match &mut self.place {
+            Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?),
+            #[cfg(feature = "cuda")]
+            Place::Cuda { session, .. } => {
+                if parallel.cancelled() {
+                    return Ok(Progress::More);
+                }
+                Ok(session.advance(budget)?)
+            }
+        }
     }
 
     /// See [`CoreSession::advance_observed`].
     ///
     /// # Errors
-    /// [`Error::Core`] if no token was pushed.
+    /// [`Error::Core`] if no token was pushed, [`Error::Argument`] on a GPU, which shows nothing of its way.
     pub fn advance_observed(
         &mut self,
         budget: usize,
         parallel: &dyn Parallel,
         observer: &mut dyn FnMut(Observation<'_>),
     ) -> Result<Progress> {
-        Ok(self.cell.with_dependent_mut(|_, core| core.advance_observed(budget, parallel, observer))?)
+        match &mut self.place {
+            Place::Cpu { cell, .. } => {
+                Ok(cell.with_dependent_mut(|_, core| core.advance_observed(budget, parallel, observer))?)
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda { .. } => Err(Error::Argument("a session on a GPU cannot be observed".to_owned())),
+        }
     }
 
     /// See [`CoreSession::spent`].
     pub fn spent(&self) -> usize {
-        self.cell.borrow_dependent().spent()
+        either!(self, session => session.spent())
     }
 
     /// Pushes tokens, computes them all and gives the logits `[rows, vocab_size]`.
     ///
     /// # Errors
-    /// [`Error::Core`]; the session is unchanged.
+    /// As [`Session::push`] and [`Session::advance`].
     pub fn evaluate(&mut self, tokens: &[u32], parallel: &dyn Parallel) -> Result<&[f32]> {
         self.push(tokens)?;
         while self.advance(usize::MAX, parallel)? == Progress::More {}
@@ -134,7 +187,7 @@ impl Session {
 
     /// See [`CoreSession::logits`].
     pub fn logits(&self) -> Option<&[f32]> {
-        self.cell.borrow_dependent().logits()
+        either!(self, session => session.logits())
     }
 
     /// See [`CoreSession::rewind`].
@@ -142,27 +195,51 @@ impl Session {
     /// # Errors
     /// [`Error::Core`] if there are fewer tokens.
     pub fn rewind(&mut self, len: usize) -> Result<()> {
-        Ok(self.cell.with_dependent_mut(|_, core| core.rewind(len))?)
+        either!(mut self, session => session.rewind(len))
     }
 
-    /// The state in bytes, for [`Session::load`].
+    /// The state in bytes, for [`Session::load`] of any session of this model, wherever it computes.
     ///
     /// # Errors
-    /// None in practice: the buffer is made as large as the core says.
+    /// [`Error::Cuda`] if the GPU fails.
     pub fn save(&self) -> Result<Vec<u8>> {
-        let core = self.cell.borrow_dependent();
-        let mut bytes = vec![0; core.saved_bytes()];
-        core.save(&mut bytes)?;
-        Ok(bytes)
+        match &self.place {
+            Place::Cpu { cell, .. } => {
+                let core = cell.borrow_dependent();
+                let mut bytes = vec![0; core.saved_bytes()];
+                core.save(&mut bytes)?;
+                Ok(bytes)
+            }
+            #[cfg(feature = "cuda")]
+            Place::Cuda { session, .. } => Ok(session.save()?),
+        }
     }
 
     /// See [`CoreSession::load`].
     ///
     /// # Errors
-    /// [`Error::Core`]; the session is unchanged.
+    /// [`Error::Core`]; the session is unchanged. [`Error::Cuda`] if the GPU fails.
     pub fn load(&mut self, saved: &[u8]) -> Result<()> {
-        Ok(self.cell.with_dependent_mut(|_, core| core.load(saved))?)
+        either!(mut self, session => session.load(saved))
     }
+}
+
+/// A session of the core with its memory.
+fn cell_of(model: &Model, options: SessionOptions, kernel: Kernel) -> Result<Cell> {
+    let config = model.config();
+    let longest = config.max_position_embeddings;
+    for (field, found, limit) in
+        [("context", options.context, longest), ("max_batch", options.max_batch, options.context)]
+    {
+        // Before any memory is asked for.
+        if found == 0 || found > limit {
+            return Err(Error::Core(trion_core::Error::Options { field, found, limit }));
+        }
+    }
+    let memory = MutBorrow::new(zeros(CoreSession::bytes(config, &options))?);
+    Ok(Cell::try_new(Owner { model: model.clone(), memory }, |owner| {
+        CoreSession::new(owner.model.core(), options, kernel, owner.memory.borrow_mut())
+    })?)
 }
 
 #[cfg(test)]

@@ -128,7 +128,7 @@ fn compare_model(
     prompts: &[usize],
     decode: usize,
 ) -> Outcome<usize> {
-    let uploaded = CudaModel::upload(device, model)?;
+    let uploaded = CudaModel::upload(device, model.core())?;
     let longest = model.config().max_position_embeddings;
     let mut failed = 0;
     for cache in [CacheType::F32, CacheType::F16] {
@@ -252,7 +252,7 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     let options = SessionOptions { max_batch: 512, cache: CacheType::F16, ..SessionOptions::new(1024) };
     println!("{:?}", trion_cuda::MemoryPlan::new(model.core(), &options, device.multiprocessors()));
     let start = Instant::now();
-    let uploaded = CudaModel::upload(device, &model)?;
+    let uploaded = CudaModel::upload(device, model.core())?;
     println!("2b4t shape, int8 head: upload {:.2} s", start.elapsed().as_secs_f64());
     let failed =
         compare(&uploaded, pool, SessionOptions { context: 100, max_batch: 64, ..options }, &tokens(&model, 80), 8)?;
