@@ -1,8 +1,21 @@
 // All blocks of the model for one token, in one kernel: the blocks of threads stay, and wait for each other between phases.
 // What a phase needs of the weights is on its way from memory while the one before still runs.
 //
-// For models whose matrices are all ternary with one scale, without norms of their own, and for short contexts.
-#include "attention_head.cuh"
+// For models whose matrices are all ternary with one scale, without norms of their own, and for contexts up to POSITIONS.
+#include "common.cuh"
+
+#define THREADS 512
+#define WARPS (THREADS / 32)
+// Positions that attention has shared memory for.
+#define POSITIONS 4096
+// Columns of an input, at most.
+#define WIDEST 8192
+#define EACH (WIDEST / THREADS)
+// The widest head.
+#define HEAD 256
+// Pieces of 8 rows that a block of threads sums up at a time, and tiles that a warp has under way at a time.
+#define AT_ONCE 16
+#define AHEAD 4
 
 // A ternary matrix; as `DecodeMatrix` in src/model.rs.
 struct Matrix {
@@ -24,20 +37,16 @@ struct Decode {
     const Layer* layers;
     int* position; // and behind it the counter of the barrier, which is 0 at first
     float *hidden, *query, *key, *value, *intermediate;
+    float* scores; // [heads, stride]
     void* cache;
     const float* rotation;
-    int num_layers, hidden_size, intermediate_size, heads, kv_heads, head_dim, context;
+    int num_layers, hidden_size, intermediate_size, heads, kv_heads, head_dim, context, stride;
     int sink;
     int prefetch;
     float eps, c;
 };
 
-// Columns of an input, at most.
-#define WIDEST 8192
-#define EACH (WIDEST / THREADS)
-// Pieces of 8 rows that a block of threads sums up at a time.
-#define AT_ONCE 16
-
+// Shared memory of a projection.
 struct ProjectShared {
     float squares[WIDEST];
     int4 q[WIDEST / 16];
@@ -48,7 +57,27 @@ struct ProjectShared {
     int acc[2][AT_ONCE][8];
 };
 
-// Every block of threads waits until all have come here `target / gridDim.x` times.
+// Shared memory of attention.
+struct AttendShared {
+    float q[HEAD], k[HEAD];
+    float largest[WARPS];
+    float weights[POSITIONS];
+    float sums[POSITIONS / ATTENTION_BLOCK];
+    float parts[POSITIONS / ATTENTION_BLOCK][32];
+};
+
+struct Shared {
+    union {
+        ProjectShared project;
+        AttendShared attend;
+    };
+    // This block of the model and the next, in turns.
+    Layer layers[2];
+    Decode decode;
+};
+
+// Every block of threads waits until all have come here `target / gridDim.x` times. What the others wrote before is seen by
+// reads past the first cache (__ldcg).
 DEVICE void wait_for_all(u32* counter, u32 target) {
     __syncthreads();
     if (threadIdx.x == 0) {
@@ -60,51 +89,113 @@ DEVICE void wait_for_all(u32* counter, u32 target) {
     __syncthreads();
 }
 
-// The pieces of this block of threads, of all pieces.
-DEVICE int first_piece(int pieces, int block) { return (int)((long long)pieces * block / gridDim.x); }
+DEVICE int pieces_of(const Matrix& m) { return (m.rows + 7) / 8; }
 
-// Asks for the weights of this block's pieces.
-DEVICE void prefetch(const Matrix& m, int first, int last, int tiles) {
-    const char* from = (const char*)(m.weights + (size_t)first * tiles * 32);
-    size_t bytes = (size_t)(last - first) * tiles * 512;
+// Where the share of a block of threads begins, of all pieces.
+DEVICE int share(int pieces, int block) { return (int)((long long)pieces * block / gridDim.x); }
+
+DEVICE void prefetch(const void* from, size_t bytes) {
     for (size_t i = threadIdx.x * 128; i < bytes; i += THREADS * 128) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)from + i));
     }
 }
 
-DEVICE int pieces_of(const Matrix& m) { return (m.rows + 7) / 8; }
+// Asks for this block's share of a matrix.
+DEVICE void prefetch_matrix(const Matrix& m, int tiles) {
+    int first = share(pieces_of(m), blockIdx.x), last = share(pieces_of(m), blockIdx.x + 1);
+    prefetch(m.weights + (size_t)first * tiles * 32, (size_t)(last - first) * tiles * 512);
+}
 
-// Functions of their own, called from several places: that leaves each enough registers.
-//
-// Every block of threads: the input through its norm, if any, and quantised, into shared memory.
-__device__ __noinline__ void prepare(ProjectShared& s, const float* source, int cols, const float* norm, float eps) {
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    float x[EACH];
+DEVICE float rescaled(const Matrix& m, int acc, float s) {
+    return m.divide ? div((float)acc, mul(m.scale, s)) : mul(div((float)acc, s), m.scale);
+}
+
+// The projections of a block of the model.
+enum Projections { ATTENTION, OUTPUT, GATE_AND_UP, DOWN };
+
+// Projections. What does not depend on the phase before is loaded, then all wait; then every block of threads puts the input
+// through its norm, if any, and quantises it, and makes its share of the rows. Query, key and value lie behind each other; rows
+// of gate and up belong together.
+DEVICE void project(Shared& shared, const Layer& l, int which, u32 target) {
+    bool pair = which == GATE_AND_UP;
+    ProjectShared& s = shared.project;
+    const Decode& d = shared.decode;
+    const Matrix& a = which == ATTENTION ? l.query : which == OUTPUT ? l.output : pair ? l.gate : l.down;
+    const Matrix& b = pair ? l.up : l.key;
+    const Matrix& c = l.value;
+    const float* norm = which == ATTENTION ? l.attention_norm
+                        : which == OUTPUT  ? l.attention_sub_norm
+                        : pair             ? l.mlp_norm
+                                           : l.mlp_sub_norm;
+    float* out_a = which == ATTENTION ? d.query : pair ? d.intermediate : d.hidden;
+    int cols = which == OUTPUT ? d.heads * d.head_dim : which == DOWN ? d.intermediate_size : d.hidden_size;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, tiles = (cols + 255) / 256;
+    int end_a = pieces_of(a), end_b = end_a + (which == ATTENTION ? pieces_of(b) : 0);
+    int pieces = end_b + (which == ATTENTION ? pieces_of(c) : 0);
+    int begin = share(pieces, blockIdx.x), end = share(pieces, blockIdx.x + 1);
+    // i / tiles by a product: exact for i below 2 * AT_ONCE * 32.
+    u32 reciprocal = (65536 + tiles - 1) / tiles;
+
+    // Item i of the work of `count` pieces from `first` on: a tile of a piece.
+    auto load = [&](int first, int count, int i) {
+        bool second = pair && i >= count * tiles;
+        int within = second ? i - count * tiles : i, row = (int)((u32)within * reciprocal >> 16), piece = first + row;
+        const uint4* weights = second ? b.weights : a.weights;
+        if (which == ATTENTION && piece >= end_a) {
+            weights = piece < end_b ? b.weights : c.weights;
+            piece -= piece < end_b ? end_a : end_b;
+        }
+        return __ldg(weights + ((size_t)piece * tiles + (within - row * tiles)) * 32 + lane);
+    };
+    uint4 w[AHEAD];
+    int count = min(AT_ONCE, end - begin), work = count * tiles * (pair ? 2 : 1);
+#pragma unroll
+    for (int n = 0; n < AHEAD; n++) {
+        if (warp + n * WARPS < work) w[n] = load(begin, count, warp + n * WARPS);
+    }
+    float x[EACH], y[EACH];
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+        int col = i * THREADS + threadIdx.x;
+        y[i] = norm && col < cols ? __ldg(norm + col) : 0.0f;
+    }
+    wait_for_all((u32*)d.position + 1, target);
+
+    const float* source = which == OUTPUT ? d.query : which == DOWN ? d.intermediate : d.hidden;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
         int col = i * THREADS + threadIdx.x;
         x[i] = col < cols ? __ldcg(source + col) : 0.0f;
     }
     if (norm) {
-        float w[EACH];
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
-            int col = i * THREADS + threadIdx.x;
-            w[i] = col < cols ? __ldg(norm + col) : 0.0f;
-            if (i * THREADS < cols) s.squares[col] = mul(x[i], x[i]);
+            if (i * THREADS < cols) s.squares[i * THREADS + threadIdx.x] = mul(x[i], x[i]);
         }
         __syncthreads();
         if (warp == 0) {
-            float sum = 0.0f;
-#pragma unroll 16
-            for (int i = lane; i < (cols + 31) / 32 * 32; i += 32) sum = add(sum, s.squares[i]);
+            // The next eight are on their way while eight are added.
+            float sum = 0.0f, ahead[8];
+            int end_of_row = (cols + THREADS - 1) / THREADS * THREADS;
+#pragma unroll
+            for (int i = 0; i < 8; i++) ahead[i] = s.squares[i * 32 + lane];
+            for (int next = 256; next <= end_of_row; next += 256) {
+                float now[8];
+#pragma unroll
+                for (int i = 0; i < 8; i++) now[i] = ahead[i];
+#pragma unroll
+                for (int i = 0; i < 8; i++) ahead[i] = s.squares[(next < end_of_row ? next : 0) + i * 32 + lane];
+                // Behind the row there are zeros, which change nothing.
+#pragma unroll
+                for (int i = 0; i < 8; i++) sum = add(sum, now[i]);
+            }
             sum = fold(sum);
-            if (lane == 0) s.r = div(1.0f, root(add(div(sum, (float)cols), eps)));
+            if (lane == 0) s.r = div(1.0f, root(add(div(sum, (float)cols), d.eps)));
         }
         __syncthreads();
         float r = s.r;
 #pragma unroll
-        for (int i = 0; i < EACH; i++) x[i] = mul(mul(x[i], r), w[i]);
+        for (int i = 0; i < EACH; i++) x[i] = mul(mul(x[i], r), y[i]);
     }
 
     // The tail of the row counts first; the columns of a warp's lane are those of the contract's lane.
@@ -124,10 +215,11 @@ __device__ __noinline__ void prepare(ProjectShared& s, const float* source, int 
     s.lanes[warp][lane] = acc;
     if (has_tail) s.squares[lane] = tail;
     if (warp == 0 && lane >= cols - whole) s.squares[lane] = 0.0f;
+    if (threadIdx.x < 2 * AT_ONCE * 8) ((int*)s.acc)[threadIdx.x] = 0;
     __syncthreads();
     // Every warp finds the same scale.
     acc = s.squares[lane];
-#pragma unroll 8
+#pragma unroll
     for (int i = 0; i < WARPS; i++) acc = larger(s.lanes[i][lane], acc);
     float scale = div(127.0f, larger(fold_largest(acc), SMALLEST_SCALE));
     int sum = 0;
@@ -147,161 +239,259 @@ __device__ __noinline__ void prepare(ProjectShared& s, const float* source, int 
     sum = fold_integer(sum);
     if (lane == 0) s.sums[warp] = sum;
     __syncthreads();
-    if (warp == 0) {
-        sum = fold_integer(s.sums[lane]);
-        if (lane == 0) s.scale = {scale, sum};
-    }
-    __syncthreads();
-}
+    sum = fold_integer(lane < WARPS ? s.sums[lane] : 0);
 
-DEVICE float rescaled(const Matrix& m, int acc, float s) {
-    return m.divide ? div((float)acc, mul(m.scale, s)) : mul(div((float)acc, s), m.scale);
-}
-
-// The rows of this block's pieces of the matrices a, b and c, which lie behind each other, to their places. With PAIR, rows of
-// a and b belong together: act(a) * b.
-template <bool PAIR>
-__device__ __noinline__ void project(ProjectShared& s, int tiles, int sink, const Matrix& a, float* out_a, const Matrix& b, float* out_b,
-                    const Matrix& c, float* out_c, int matrices) {
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    int end_a = pieces_of(a), end_b = end_a + (!PAIR && matrices > 1 ? pieces_of(b) : 0);
-    int pieces = end_b + (!PAIR && matrices > 2 ? pieces_of(c) : 0);
-    int last = first_piece(pieces, blockIdx.x + 1);
-    for (int first = first_piece(pieces, blockIdx.x); first < last; first += AT_ONCE) {
-        int count = min(AT_ONCE, last - first), work = count * tiles * (PAIR ? 2 : 1);
-        for (int i = threadIdx.x; i < 2 * AT_ONCE * 8; i += THREADS) ((int*)s.acc)[i] = 0;
-        __syncthreads();
-        for (int from = warp; from < work; from += 4 * WARPS) {
-            uint4 w[4];
+    for (int first = begin; first < end; first += AT_ONCE) {
+        count = min(AT_ONCE, end - first);
+        work = count * tiles * (pair ? 2 : 1);
+        for (int from = warp; from < work; from += AHEAD * WARPS) {
+            if (first > begin || from > warp) {
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
-                int i = from + n * WARPS;
-                if (i < work) {
-                    bool second = PAIR && i >= count * tiles;
-                    int within = second ? i - count * tiles : i;
-                    int piece = first + within / tiles;
-                    const uint4* weights;
-                    if (PAIR) {
-                        weights = second ? b.weights : a.weights;
-                    } else if (piece < end_a) {
-                        weights = a.weights;
-                    } else if (piece < end_b) {
-                        weights = b.weights;
-                        piece -= end_a;
-                    } else {
-                        weights = c.weights;
-                        piece -= end_b;
-                    }
-                    w[n] = __ldg(weights + ((size_t)piece * tiles + within % tiles) * 32 + lane);
+                for (int n = 0; n < AHEAD; n++) {
+                    if (from + n * WARPS < work) w[n] = load(first, count, from + n * WARPS);
                 }
             }
 #pragma unroll
-            for (int n = 0; n < 4; n++) {
+            for (int n = 0; n < AHEAD; n++) {
                 int i = from + n * WARPS;
                 if (i < work) {
-                    bool second = PAIR && i >= count * tiles;
-                    int within = second ? i - count * tiles : i;
-                    const int4* q = s.q + within % tiles * 16 + (lane & 3);
-                    int acc = dot16(w[n].x, q[0], 0);
-                    acc = dot16(w[n].y, q[4], acc);
-                    acc = dot16(w[n].z, q[8], acc);
-                    acc = dot16(w[n].w, q[12], acc);
-                    acc += __shfl_xor_sync(ALL_LANES, acc, 1);
-                    acc += __shfl_xor_sync(ALL_LANES, acc, 2);
-                    if ((lane & 3) == 0) atomicAdd(&s.acc[second][within / tiles][lane >> 2], acc);
+                    bool second = pair && i >= count * tiles;
+                    int within = second ? i - count * tiles : i, row = (int)((u32)within * reciprocal >> 16);
+                    const int4* q = s.q + (within - row * tiles) * 16 + (lane & 3);
+                    int part = dot16(w[n].x, q[0], 0);
+                    part = dot16(w[n].y, q[4], part);
+                    part = dot16(w[n].z, q[8], part);
+                    part = dot16(w[n].w, q[12], part);
+                    part += __shfl_xor_sync(ALL_LANES, part, 1);
+                    part += __shfl_xor_sync(ALL_LANES, part, 2);
+                    if ((lane & 3) == 0) atomicAdd(&s.acc[second][row][lane >> 2], part);
                 }
             }
         }
         __syncthreads();
         if (threadIdx.x < count * 8) {
-            int piece = first + threadIdx.x / 8, r = threadIdx.x % 8;
-            int sum = s.acc[0][threadIdx.x / 8][r] - s.scale.sum;
-            if (PAIR) {
-                int row = piece * 8 + r;
+            int piece = first + threadIdx.x / 8;
+            int total = s.acc[0][threadIdx.x / 8][threadIdx.x % 8] - sum;
+            if (pair) {
+                int row = piece * 8 + threadIdx.x % 8;
                 if (row < a.rows) {
-                    float up = rescaled(b, s.acc[1][threadIdx.x / 8][r] - s.scale.sum, s.scale.scale);
-                    out_a[row] = activate(sink, rescaled(a, sum, s.scale.scale), up);
+                    float up = rescaled(b, s.acc[1][threadIdx.x / 8][threadIdx.x % 8] - sum, scale);
+                    out_a[row] = activate(d.sink, rescaled(a, total, scale), up);
                 }
             } else {
                 const Matrix& m = piece < end_a ? a : piece < end_b ? b : c;
-                float* out = piece < end_a ? out_a : piece < end_b ? out_b : out_c;
-                int row = (piece < end_a ? piece : piece < end_b ? piece - end_a : piece - end_b) * 8 + r;
+                float* out = piece < end_a ? out_a : piece < end_b ? d.key : d.value;
+                int row = (piece < end_a ? piece : piece < end_b ? piece - end_a : piece - end_b) * 8 + threadIdx.x % 8;
                 if (row < m.rows) {
-                    float y = rescaled(m, sum, s.scale.scale);
-                    out[row] = sink == SINK_ADD ? add(__ldcg(out + row), y) : y;
+                    float result = rescaled(m, total, scale);
+                    out[row] = which == ATTENTION ? result : add(__ldcg(out + row), result);
                 }
             }
+        }
+        __syncthreads();
+        if (threadIdx.x < 2 * AT_ONCE * 8) ((int*)s.acc)[threadIdx.x] = 0;
+        __syncthreads();
+    }
+}
+
+// A warp puts a head through its norm, if any, and rotates it: from `from` to `to`.
+DEVICE void rotate(const float* from, float* to, const float* norm, float eps, const float* rotation, int head_dim) {
+    int lane = threadIdx.x & 31, half = head_dim / 2;
+    float r = 1.0f;
+    if (norm) {
+        float squares = 0.0f;
+#pragma unroll 1
+        for (int i = lane; i < head_dim; i += 32) squares = add(squares, mul(__ldcg(from + i), __ldcg(from + i)));
+        r = div(1.0f, root(add(div(fold(squares), (float)head_dim), eps)));
+    }
+#pragma unroll 1
+    for (int i = lane; i < half; i += 32) {
+        float a = __ldcg(from + i), b = __ldcg(from + i + half), cosine = rotation[i], sine = rotation[i + half];
+        if (norm) {
+            a = mul(mul(a, r), norm[i]);
+            b = mul(mul(b, r), norm[i + half]);
+        }
+        to[i] = sub(mul(a, cosine), mul(b, sine));
+        to[i + half] = add(mul(b, cosine), mul(a, sine));
+    }
+}
+
+// Scores of the heads, 64 positions of one at a time; and the write of the new position to the cache.
+template <class F>
+DEVICE void score(AttendShared& s, const Decode& d, const Layer& l, typename F::Bits* cache, int p) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, hd = d.head_dim, group = d.heads / d.kv_heads;
+    int blocks = p / ATTENTION_BLOCK + 1;
+    const float* rotation = d.rotation + (size_t)p * hd;
+    for (int item = blockIdx.x; item < d.heads * blocks; item += gridDim.x) {
+        int head = item % d.heads, block = item / d.heads, kv_head = head / group;
+        typename F::Bits* keys = cache + (size_t)kv_head * 2 * d.context * hd;
+
+        int first = block * ATTENTION_BLOCK + warp * 4;
+        bool last = block == blocks - 1;
+        if (warp == 0) rotate(d.query + (size_t)head * hd, s.q, l.query_norm, d.eps, rotation, hd);
+        if (warp == 1 && last) {
+            rotate(d.key + (size_t)kv_head * hd, s.k, l.key_norm, d.eps, rotation, hd);
+            __syncwarp();
+            bool writes = head % group == 0;
+#pragma unroll 1
+            for (int i = lane; i < hd; i += 32) {
+                // As the cache keeps it.
+                typename F::Bits bits;
+                F::store(&bits, s.k[i]);
+                s.k[i] = F::load(&bits);
+                if (writes) {
+                    keys[(size_t)p * hd + i] = bits;
+                    F::store(keys + (size_t)(d.context + p) * hd + i, __ldcg(d.value + (size_t)kv_head * hd + i));
+                }
+            }
+        }
+        // The first 128 columns of the keys: their loads do not wait for the query.
+        float loaded[4][4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                int j = first + k, column = lane + 32 * i;
+                loaded[i][k] = j < p && column < hd ? F::load(keys + (size_t)j * hd + column) : 0.0f;
+            }
+        }
+        __syncthreads();
+        float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+#pragma unroll 1
+        for (int column = lane; column < hd; column += 32) {
+            float q = s.q[column];
+#pragma unroll
+            for (int k = 0; k < 4; k++) {
+                int j = first + k;
+                float key = 0.0f;
+                if (j == p) {
+                    key = s.k[column];
+                } else if (column < 128) {
+                    int i = column / 32;
+                    key = i == 0 ? loaded[0][k] : i == 1 ? loaded[1][k] : i == 2 ? loaded[2][k] : loaded[3][k];
+                } else if (j < p) {
+                    key = F::load(keys + (size_t)j * hd + column);
+                }
+                sums[k] = add(sums[k], mul(q, key));
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            float score = mul(fold(sums[k]), d.c);
+            if (lane == 0 && first + k <= p) d.scores[(size_t)head * d.stride + first + k] = score;
         }
         __syncthreads();
     }
 }
 
-// Asks for what `project` will read.
-template <bool PAIR>
-DEVICE void prefetch_all(int tiles, const Matrix& a, const Matrix& b, const Matrix& c, int matrices) {
-    if (PAIR) {
-        int first = first_piece(pieces_of(a), blockIdx.x), last = first_piece(pieces_of(a), blockIdx.x + 1);
-        prefetch(a, first, last, tiles);
-        prefetch(b, first, last, tiles);
-        return;
+// What attention makes of 32 columns of a head at a time: a warp for each block of positions, a lane for each column.
+template <class F>
+DEVICE void weigh(AttendShared& s, const Decode& d, const typename F::Bits* cache, int p) {
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, hd = d.head_dim, group = d.heads / d.kv_heads;
+    int blocks = p / ATTENTION_BLOCK + 1, slices = (hd + 31) / 32;
+    for (int item = blockIdx.x; item < d.heads * slices; item += gridDim.x) {
+        int head = item / slices, column = item % slices * 32 + lane;
+        const float* scores = d.scores + (size_t)head * d.stride;
+        float best = __int_as_float(0xff800000);
+        for (int j = threadIdx.x; j <= p; j += THREADS) {
+            float score = __ldcg(scores + j);
+            s.weights[j] = score;
+            best = larger(score, best);
+        }
+        best = fold_largest(best);
+        if (lane == 0) s.largest[warp] = best;
+        __syncthreads();
+        float m = fold_largest(lane < WARPS ? s.largest[lane] : __int_as_float(0xff800000));
+
+        const typename F::Bits* values = cache + (size_t)(head / group * 2 + 1) * d.context * hd;
+        for (int block = warp; block < blocks; block += WARPS) {
+            int first = block * ATTENTION_BLOCK, count = min(ATTENTION_BLOCK, p + 1 - first);
+            float sum = 0.0f;
+#pragma unroll
+            for (int j = lane; j < ATTENTION_BLOCK; j += 32) {
+                float w = j < count ? exponential(sub(s.weights[first + j], m)) : 0.0f;
+                s.weights[first + j] = w;
+                sum = add(sum, w);
+            }
+            sum = fold(sum);
+            if (lane == 0) s.sums[block] = sum;
+            __syncwarp();
+            float b = 0.0f;
+            const typename F::Bits* from = values + (size_t)first * hd + min(column, hd - 1);
+            // The loads of 32 positions are under way at once, also in a short block.
+            for (int j = 0; j < count; j += 32) {
+                float loaded[32];
+#pragma unroll
+                for (int n = 0; n < 32; n++) loaded[n] = F::load(from + (size_t)min(j + n, count - 1) * hd);
+#pragma unroll
+                for (int n = 0; n < 32; n++) {
+                    if (j + n < count) b = add(b, mul(s.weights[first + j + n], loaded[n]));
+                }
+            }
+            s.parts[block][lane] = b;
+        }
+        __syncthreads();
+        if (warp == 0) {
+            float total = 0.0f, out = 0.0f;
+            for (int block = 0; block < blocks; block++) {
+                total = add(total, s.sums[block]);
+                out = add(out, s.parts[block][lane]);
+            }
+            if (column < hd) d.query[(size_t)head * hd + column] = div(out, total);
+        }
+        __syncthreads();
     }
-    int end_a = pieces_of(a), end_b = end_a + (matrices > 1 ? pieces_of(b) : 0);
-    int pieces = end_b + (matrices > 2 ? pieces_of(c) : 0);
-    int first = first_piece(pieces, blockIdx.x), last = first_piece(pieces, blockIdx.x + 1);
-    if (first < end_a) prefetch(a, first, min(last, end_a), tiles);
-    if (matrices > 1 && last > end_a && first < end_b) prefetch(b, max(first, end_a) - end_a, min(last, end_b) - end_a, tiles);
-    if (matrices > 2 && last > end_b) prefetch(c, max(first, end_b) - end_b, last - end_b, tiles);
 }
 
-// `shared` serves projections and attention in turns.
+// The description of a block of the model, into shared memory.
+DEVICE void fetch(Layer& to, const Layer* from) {
+    if (threadIdx.x < sizeof(Layer) / sizeof(int)) ((int*)&to)[threadIdx.x] = ((const int*)from)[threadIdx.x];
+}
+
 template <class F>
-DEVICE void decode(const Decode& d) {
-    extern __shared__ int4 shared[];
-    ProjectShared& project_shared = *(ProjectShared*)shared;
-    AttentionShared& attention_shared = *(AttentionShared*)shared;
-    float* vectors = (float*)(&attention_shared + 1);
-    u32* counter = (u32*)d.position + 1;
+DEVICE void decode(const Decode& argument) {
+    extern __shared__ int4 memory[];
+    Shared& s = *(Shared*)memory;
+    // There functions can refer to it.
+    const Decode& d = s.decode;
+    if (threadIdx.x == 0) s.decode = argument;
+    __syncthreads();
     u32 target = 0;
     int p = *d.position, query_size = d.heads * d.head_dim;
-    int hidden_tiles = (d.hidden_size + 255) / 256, query_tiles = (query_size + 255) / 256;
-    int wide_tiles = (d.intermediate_size + 255) / 256;
-    size_t cache_layer = (size_t)d.kv_heads * d.head_dim * 2 * d.context;
+    fetch(s.layers[0], d.layers);
+    __syncthreads();
     for (int n = 0; n < d.num_layers; n++) {
-        const Layer& l = d.layers[n];
-        typename F::Bits* cache = (typename F::Bits*)d.cache + n * cache_layer;
+        const Layer& l = s.layers[n & 1];
+        bool more = n + 1 < d.num_layers;
+        typename F::Bits* cache = (typename F::Bits*)d.cache + (size_t)n * d.kv_heads * d.head_dim * 2 * d.context;
 
-        if (d.prefetch) prefetch_all<false>(query_tiles, l.output, l.output, l.output, 1);
-        prepare(project_shared, d.hidden, d.hidden_size, l.attention_norm, d.eps);
-        project<false>(project_shared, hidden_tiles, SINK_STORE, l.query, d.query, l.key, d.key, l.value, d.value, 3);
-        wait_for_all(counter, target += gridDim.x);
-
-        if (d.prefetch) prefetch_all<true>(hidden_tiles, l.gate, l.up, l.up, 2);
-        for (int head = blockIdx.x; head < d.heads; head += gridDim.x) {
-            attend<F>(attention_shared, vectors, head, p, d.query, d.key, d.value, cache, d.rotation, l.query_norm,
-                      l.key_norm, d.eps, d.heads / d.kv_heads, d.head_dim, d.context, d.c);
-            __syncthreads();
+        // One place to call each from, so that they are part of this kernel and need no registers of their own.
+#pragma unroll 1
+        for (int which = ATTENTION; which <= DOWN; which++) {
+            project(s, l, which, target += gridDim.x);
+            int hidden_tiles = (d.hidden_size + 255) / 256;
+            if (which == ATTENTION) {
+                if (more) fetch(s.layers[(n + 1) & 1], d.layers + n + 1);
+                if (d.prefetch) {
+                    prefetch_matrix(l.output, (d.heads * d.head_dim + 255) / 256);
+                    prefetch_matrix(l.gate, hidden_tiles);
+                    prefetch_matrix(l.up, hidden_tiles);
+                }
+                wait_for_all((u32*)d.position + 1, target += gridDim.x);
+                score<F>(s.attend, d, l, cache, p);
+                wait_for_all((u32*)d.position + 1, target += gridDim.x);
+                weigh<F>(s.attend, d, cache, p);
+            } else if (which == OUTPUT && d.prefetch) {
+                prefetch_matrix(l.down, (d.intermediate_size + 255) / 256);
+            } else if (which == GATE_AND_UP && d.prefetch && more) {
+                const Layer& next = s.layers[(n + 1) & 1];
+                prefetch_matrix(next.query, hidden_tiles);
+                prefetch_matrix(next.key, hidden_tiles);
+                prefetch_matrix(next.value, hidden_tiles);
+            }
         }
-        wait_for_all(counter, target += gridDim.x);
-
-        prepare(project_shared, d.query, query_size, l.attention_sub_norm, d.eps);
-        project<false>(project_shared, query_tiles, SINK_ADD, l.output, d.hidden, l.output, d.hidden, l.output, d.hidden, 1);
-        wait_for_all(counter, target += gridDim.x);
-
-        if (d.prefetch) prefetch_all<false>(wide_tiles, l.down, l.down, l.down, 1);
-        prepare(project_shared, d.hidden, d.hidden_size, l.mlp_norm, d.eps);
-        project<true>(project_shared, hidden_tiles, d.sink, l.gate, d.intermediate, l.up, d.intermediate, l.up,
-                      d.intermediate, 2);
-        wait_for_all(counter, target += gridDim.x);
-
-        if (d.prefetch && n + 1 < d.num_layers) {
-            const Layer& next = d.layers[n + 1];
-            prefetch_all<false>(hidden_tiles, next.query, next.key, next.value, 3);
-        }
-        prepare(project_shared, d.intermediate, d.intermediate_size, l.mlp_sub_norm, d.eps);
-        project<false>(project_shared, wide_tiles, SINK_ADD, l.down, d.hidden, l.down, d.hidden, l.down, d.hidden, 1);
-        wait_for_all(counter, target += gridDim.x);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_f32(Decode d) { decode<F32>(d); }
-extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_f16(Decode d) { decode<F16>(d); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_f32(const Decode d) { decode<F32>(d); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) decode_f16(const Decode d) { decode<F16>(d); }

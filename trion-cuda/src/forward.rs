@@ -23,18 +23,16 @@ const FEW: usize = 4;
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const PREPARE_THREADS: usize = 512;
-/// Positions, and the width of a head, up to which one block of threads makes attention of a head; as in
-/// `kernels/attention_head.cu`.
-pub(crate) const SHORT_CONTEXT: usize = 1024;
-pub(crate) const SHORT_HEAD: usize = 256;
-/// Threads that make it.
-const SHORT_THREADS: usize = 512;
-/// Bytes of shared memory that all blocks in one kernel take: `ProjectShared` in `kernels/decode.cu`.
+/// Positions, the width of a head and of an input, up to which all blocks of the model are one kernel; as in
+/// `kernels/decode.cu`.
+pub(crate) const DECODE_POSITIONS: usize = 4096;
+pub(crate) const DECODE_HEAD: usize = 256;
+pub(crate) const DECODE_COLS: usize = 8192;
+/// Its threads, and bytes of shared memory: `Shared` there.
+const DECODE_THREADS: usize = 512;
 const DECODE_SHARED: usize = 44 << 10;
 /// Bytes of a cache that holds what a phase reads of the weights, beside what the one before reads.
 const PREFETCH_CACHE: usize = 24 << 20;
-/// Vectors of a head that it has in shared memory.
-const SHORT_VECTORS: usize = 3 + SHORT_CONTEXT / ATTENTION_BLOCK;
 /// Blocks of positions that attention of one token is divided into, at most; more are taken in turns.
 const MOST_BLOCKS: usize = 128;
 
@@ -64,7 +62,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) batch: usize,
     /// How many want logits: the last ones.
     pub(crate) logits_rows: usize,
-    /// Whether all positions are below [`SHORT_CONTEXT`].
+    /// Whether all positions are below [`DECODE_POSITIONS`].
     pub(crate) is_short: bool,
 }
 
@@ -124,12 +122,8 @@ impl Pass<'_> {
                 (P::Value, Piece::Value, Sink::Store),
             ];
             self.project(layer, hidden, N::Attention, &attention)?;
-            if self.is_short && self.batch == 1 && self.config().head_dim <= SHORT_HEAD {
-                self.attend_short(n, layer)?;
-            } else {
-                self.rotate(n, layer)?;
-                self.attend(n)?;
-            }
+            self.rotate(n, layer)?;
+            self.attend(n)?;
             self.project(layer, Piece::Query, N::AttentionSub, &[(P::Output, hidden, Sink::Add)])?;
             let gate = [(P::Gate, Piece::Intermediate, Sink::Store), (P::Up, Piece::Intermediate, gated)];
             self.project(layer, hidden, N::Mlp, &gate)?;
@@ -150,6 +144,7 @@ impl Pass<'_> {
             key: self.at(Piece::Key),
             value: self.at(Piece::Value),
             intermediate: self.at(Piece::Intermediate),
+            scores: self.at(Piece::Scores),
             cache: self.cache(0),
             rotation: self.at(Piece::Rotation),
             num_layers: config.num_hidden_layers as i32,
@@ -159,14 +154,14 @@ impl Pass<'_> {
             kv_heads: config.num_key_value_heads as i32,
             head_dim: config.head_dim as i32,
             context: self.options.context as i32,
+            stride: self.sizes.score_stride as i32,
             sink: sink as i32,
             prefetch: i32::from(device.cache_bytes() >= PREFETCH_CACHE),
             eps: config.rms_norm_eps,
             c: 1.0 / (config.head_dim as f32).sqrt(),
-            unused: 0,
         };
         let kernel = self.by_cache(&self.kernels.decode_f32, &self.kernels.decode_f16);
-        let (grid, block) = ([device.multiprocessors(), 1], [SHORT_THREADS, 1]);
+        let (grid, block) = ([device.multiprocessors(), 1], [DECODE_THREADS, 1]);
         launch(
             self.stream,
             kernel,
@@ -436,29 +431,6 @@ impl Pass<'_> {
         ];
         let kernel = self.by_cache(&self.kernels.rotate_f32, &self.kernels.rotate_f16);
         self.launch(kernel, [(heads + 2 * kv_heads).div_ceil(4), self.batch], [32, 4], 0, args)
-    }
-
-    /// Rotation, the write to the cache, and attention of one token.
-    fn attend_short(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
-        let config = self.config();
-        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
-        let args = args![
-            self.at(Piece::Position),
-            self.at(Piece::Query),
-            self.at(Piece::Key),
-            self.at(Piece::Value),
-            self.cache(n),
-            self.at(Piece::Rotation),
-            layer.norms[LayerNorm::Query as usize],
-            layer.norms[LayerNorm::Key as usize],
-            config.rms_norm_eps,
-            heads / config.num_key_value_heads,
-            head_dim,
-            self.options.context,
-            1.0 / (head_dim as f32).sqrt(),
-        ];
-        let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
-        self.launch(kernel, [heads, 1], [SHORT_THREADS, 1], 4 * SHORT_VECTORS * head_dim, args)
     }
 
     fn attend(&self, n: usize) -> Result<()> {

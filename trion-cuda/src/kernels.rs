@@ -33,7 +33,6 @@ kernels! {
     "argmax": argmax_parts argmax_next;
     "attention": attention_scores_f32 attention_scores_f16 attention_weights_f32 attention_weights_f16
         attention_prompt_f32 attention_prompt_f16 attention_combine;
-    "attention_head": attention_head_f32 attention_head_f16;
     "decode": decode_f32 decode_f16;
     "embed": begin embed;
     "float_matrix": float_product_f32 float_product_f32_4 float_product_f16 float_product_f16_4
@@ -76,6 +75,7 @@ pub(crate) struct Decode {
     pub(crate) key: u64,
     pub(crate) value: u64,
     pub(crate) intermediate: u64,
+    pub(crate) scores: u64,
     pub(crate) cache: u64,
     pub(crate) rotation: u64,
     pub(crate) num_layers: i32,
@@ -85,12 +85,11 @@ pub(crate) struct Decode {
     pub(crate) kv_heads: i32,
     pub(crate) head_dim: i32,
     pub(crate) context: i32,
+    pub(crate) stride: i32,
     pub(crate) sink: i32,
     pub(crate) prefetch: i32,
     pub(crate) eps: f32,
     pub(crate) c: f32,
-    /// The structure's length is a multiple of 8.
-    pub(crate) unused: i32,
 }
 
 // SAFETY: the layout is C's, without padding, and the kernel's structure has the same fields.

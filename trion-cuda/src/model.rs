@@ -7,7 +7,7 @@ use trion_core::{Config, LayerNorm, Matrix, Model, Projection, Rescale, Session}
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::SHORT_HEAD;
+use crate::forward::{DECODE_COLS, DECODE_HEAD};
 use crate::layout::{Kind, aligned, matrix_image};
 use crate::plan::weights_bytes;
 
@@ -120,9 +120,6 @@ pub(crate) struct Inner {
 /// The widest head that the prompt's attention has shared memory for.
 const WIDEST_HEAD: usize = 1024;
 
-/// The widest input that the kernel of all blocks has shared memory for; `WIDEST` in `kernels/decode.cu`.
-const DECODE_COLS: usize = 8192;
-
 impl CudaModel {
     /// Copies a model's weights to the GPU, in an order that suits it.
     ///
@@ -159,7 +156,7 @@ impl CudaModel {
         let does =
             linears().all(|linear| linear.matrix.is_plain() && linear.norm == 0 && linear.matrix.cols <= DECODE_COLS);
         let table: Vec<DecodeLayer> = layers.iter().map(DecodeLayer::new).collect();
-        let decode_layers = if does && head_dim <= SHORT_HEAD && device.waits() {
+        let decode_layers = if does && head_dim <= DECODE_HEAD && device.waits() {
             upload.bytes(bytemuck::cast_slice(&table))?
         } else {
             0

@@ -1,6 +1,6 @@
-"""Compiles one CUDA C++ file with NVRTC: kernels.py LIBRARY SOURCE ARCHITECTURE OUTPUT.
+"""Compiles one CUDA C++ file to PTX with NVRTC: kernels.py LIBRARY SOURCE ARCHITECTURE OUTPUT.
 
-An architecture compute_NN gives PTX, sm_NN machine code. What the compiler says goes to standard output.
+What the compiler says goes to standard output.
 """
 
 import ctypes
@@ -29,7 +29,6 @@ status = nvrtc.nvrtcCreateProgram(
 )
 if status != 0:
     sys.exit(nvrtc.nvrtcGetErrorString(status).decode())
-machine_code = architecture.startswith("sm_")
 options = [
     f"--gpu-architecture={architecture}",
     f"--include-path={path.parent}",
@@ -39,13 +38,10 @@ options = [
     "--ftz=false",
     "--prec-div=true",
     "--prec-sqrt=true",
-] + ["--ptxas-options=-v"] * machine_code
+]
 arguments = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
 status = nvrtc.nvrtcCompileProgram(program, len(options), arguments)
 print(text("ProgramLog").rstrip(b"\0").decode(), end="")
 if status != 0:
     sys.exit(f"{source}: {nvrtc.nvrtcGetErrorString(status).decode()}")
-if machine_code:
-    pathlib.Path(output).write_bytes(text("CUBIN"))
-else:
-    pathlib.Path(output).write_bytes(text("PTX").rstrip(b"\0"))
+pathlib.Path(output).write_bytes(text("PTX").rstrip(b"\0"))

@@ -7,15 +7,21 @@ use std::process::Command;
 use crate::embed::{remove, target};
 use crate::{Outcome, root, run};
 
-/// The last compiler that knows Pascal.
-const COMPILER: &str = "nvidia-cuda-nvrtc-cu12==12.9.86";
+/// The last compiler and the last assembler that know Pascal.
+const PACKAGES: [&str; 2] = ["nvidia-cuda-nvrtc-cu12==12.9.86", "nvidia-cuda-nvcc-cu12==12.9.86"];
 
-/// The library in its package.
-const LIBRARY: &str = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12";
+/// The compiler's library in its package.
+const COMPILER: &str = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12";
+
+/// The assembler in its.
+const ASSEMBLER: &str = "nvidia/cuda_nvcc/bin/ptxas";
 
 /// The version of PTX that the checked-in files state: one that drivers since CUDA 9 read. The compiler states its own, but what
-/// it writes for this architecture uses nothing newer.
+/// it writes for this architecture uses nothing newer, besides hints; the assembler would complain.
 const PTX_VERSION: &str = ".version 6.0";
+
+/// Begins a hint of a newer version.
+const NEWER_HINT: &str = ".pragma \"used_bytes_mask";
 
 /// Compiles `trion-cuda/kernels/*.cu` to `trion-cuda/ptx`, or with `--check` compares; prints what each kernel takes.
 pub(crate) fn kernels(arguments: &[String]) -> Outcome {
@@ -24,18 +30,12 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
         [only] if only == "--check" => true,
         _ => return Err("cargo xtask kernels [--check]".to_owned()),
     };
-    let compiler = compiler()?;
+    let packages = packages()?;
+    let (compiler, assembler) = (packages.join(COMPILER), packages.join(ASSEMBLER));
     let (sources, ptx) = (root().join("trion-cuda/kernels"), root().join("trion-cuda/ptx"));
     let script = root().join("xtask/src/kernels.py");
     let fresh = target().join("kernels");
     fs::create_dir_all(&fresh).map_err(|e| format!("{}: {e}", fresh.display()))?;
-    let compile = |source: &Path, architecture: &str, to: &Path| {
-        let command = Command::new("python3").args([&script, &compiler, source]).arg(architecture).arg(to).output();
-        let outcome = command.map_err(|e| format!("python3: {e}"))?;
-        let log = String::from_utf8_lossy(&outcome.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&outcome.stderr);
-        if outcome.status.success() { Ok(log) } else { Err(format!("{}: {log}{errors}", source.display())) }
-    };
 
     let listing = fs::read_dir(&sources).map_err(|e| format!("{}: {e}", sources.display()))?;
     let mut files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
@@ -47,9 +47,10 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
         let name = source.with_extension("ptx");
         let name = Path::new(name.file_name().ok_or("a file without a name")?);
         let made = fresh.join(name);
-        compile(source, "compute_61", &made)?;
+        said(Command::new("python3").args([&script, &compiler, source]).arg("compute_61").arg(&made))?;
         let text = fs::read_to_string(&made).map_err(|e| format!("{}: {e}", made.display()))?;
         let text = with_version(&text)?;
+        fs::write(&made, &text).map_err(|e| format!("{}: {e}", made.display()))?;
         let checked_in = ptx.join(name);
         if fs::read_to_string(&checked_in).unwrap_or_default() != text {
             stale.push(checked_in.display().to_string());
@@ -57,7 +58,9 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
                 fs::write(&checked_in, &text).map_err(|e| format!("{}: {e}", checked_in.display()))?;
             }
         }
-        let log = compile(source, "sm_61", &made.with_extension("cubin"))?;
+        let machine_code = made.with_extension("cubin");
+        let assemble = ["--gpu-name=sm_61", "--verbose", "--output-file"];
+        let log = said(Command::new(&assembler).args(assemble).arg(machine_code).arg(&made))?;
         for kernel in resources(&log) {
             println!(
                 "{:24}  {:>9}  {:>8}  {:>7}  {:>7}",
@@ -74,33 +77,45 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// The compiler's library, installed once.
-fn compiler() -> Result<PathBuf, String> {
+/// What a command says on both streams.
+fn said(command: &mut Command) -> Result<String, String> {
+    let what = format!("{command:?}");
+    let outcome = command.output().map_err(|e| format!("{what}: {e}"))?;
+    let [out, errors] = [outcome.stdout, outcome.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    if outcome.status.success() { Ok(out + &errors) } else { Err(format!("{what}: {}\n{out}{errors}", outcome.status)) }
+}
+
+/// The directory of the compiler and the assembler, installed once.
+fn packages() -> Result<PathBuf, String> {
     let packages = target().join("nvrtc");
-    let library = packages.join(LIBRARY);
     let mark = packages.join("installed.txt");
-    if fs::read_to_string(&mark).is_ok_and(|installed| installed == COMPILER) {
-        return Ok(library);
+    let wanted = PACKAGES.join("\n");
+    if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
+        return Ok(packages);
     }
     // Renamed at the end, so that an interrupted installation is never taken for a whole one.
     let fresh = target().join("nvrtc.part");
     remove(&fresh)?;
     let how = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"];
-    let what = [COMPILER, "--target", &fresh.to_string_lossy()];
-    run("python3", &[&["-m", "pip", "install"], &how[..], &what].concat())?;
-    if !fresh.join(LIBRARY).exists() {
-        return Err(format!("{} is not there; only Linux's is looked for", fresh.join(LIBRARY).display()));
+    let to = ["--target", &fresh.to_string_lossy()];
+    run("python3", &[&["-m", "pip", "install"], &how[..], &to, &PACKAGES].concat())?;
+    for file in [COMPILER, ASSEMBLER] {
+        if !fresh.join(file).exists() {
+            return Err(format!("{} is not there; only Linux's is looked for", fresh.join(file).display()));
+        }
     }
-    fs::write(fresh.join("installed.txt"), COMPILER).map_err(|e| format!("{}: {e}", mark.display()))?;
+    fs::write(fresh.join("installed.txt"), wanted).map_err(|e| format!("{}: {e}", mark.display()))?;
     remove(&packages)?;
     fs::rename(&fresh, &packages).map_err(|e| format!("{}: {e}", packages.display()))?;
-    Ok(library)
+    Ok(packages)
 }
 
-/// PTX that states [`PTX_VERSION`].
+/// PTX that states [`PTX_VERSION`], without hints that came later.
 fn with_version(ptx: &str) -> Result<String, String> {
     let version = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
-    Ok(ptx.replacen(version, PTX_VERSION, 1))
+    let lines = ptx.lines().filter(|line| !line.trim_start().starts_with(NEWER_HINT));
+    let lines = lines.map(|line| if line == version { PTX_VERSION } else { line });
+    Ok(lines.map(|line| format!("{line}\n")).collect())
 }
 
 /// What a kernel takes.
