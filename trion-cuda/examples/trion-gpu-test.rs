@@ -138,12 +138,12 @@ fn compare_model(
             let context = prompt + decode;
             let max_batch = [64, 7, 512][i % 3].min(context);
             let options = SessionOptions { max_batch, cache, ..SessionOptions::new(context) };
-            let outcome = compare(&uploaded, pool, options, &tokens(model, prompt), decode)?;
+            let outcome = compare(model, &uploaded, pool, options, &tokens(model, prompt), decode)?;
             failed += usize::from(outcome.is_some());
             let result = outcome.unwrap_or_else(|| "equal".to_owned());
             println!("{name:44}  {:>5}  {prompt:>6}  {max_batch:>6}  {decode:>6}  {result}", format!("{cache:?}"));
         }
-        let outcome = operations(&uploaded, pool, cache)?;
+        let outcome = operations(model, &uploaded, pool, cache)?;
         failed += usize::from(outcome.is_some());
         let result = outcome.unwrap_or_else(|| "equal".to_owned());
         println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, load");
@@ -169,14 +169,15 @@ fn difference(what: &str, gpu: &[f32], cpu: &[f32]) -> Option<String> {
 }
 
 fn compare(
-    model: &CudaModel,
+    model: &Model,
+    uploaded: &CudaModel,
     pool: &Pool,
     options: SessionOptions,
     prompt: &[u32],
     decode: usize,
 ) -> Outcome<Option<String>> {
-    let mut cpu = Session::new(model.model(), options)?;
-    let mut gpu = CudaSession::new(model, options)?;
+    let mut cpu = Session::new(model, options)?;
+    let mut gpu = CudaSession::new(uploaded, options)?;
     let mut greedy = Sampler::new(SamplerOptions::GREEDY)?;
     let expected = cpu.evaluate(prompt, pool)?;
     if let Some(what) = difference("prompt", gpu.evaluate(prompt)?, expected) {
@@ -199,13 +200,13 @@ fn compare(
 }
 
 /// Logits of every position, rewinding, forks, and states that move between CPU and GPU.
-fn operations(model: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Option<String>> {
+fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Option<String>> {
     let context = 40.min(model.config().max_position_embeddings);
     let options = SessionOptions { max_batch: 32.min(context), cache, logits: Logits::All, context };
-    let tokens = tokens(model.model(), 30.min(context));
+    let tokens = tokens(model, 30.min(context));
     let (first, rest) = tokens.split_at(tokens.len() / 2);
-    let mut cpu = Session::new(model.model(), options)?;
-    let mut gpu = CudaSession::new(model, options)?;
+    let mut cpu = Session::new(model, options)?;
+    let mut gpu = CudaSession::new(uploaded, options)?;
     if let Some(what) = difference("all logits", gpu.evaluate(first)?, cpu.evaluate(first, pool)?) {
         return Ok(Some(what));
     }
@@ -218,12 +219,12 @@ fn operations(model: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Optio
     if let Some(what) = difference("fork", fork.evaluate(rest)?, &expected) {
         return Ok(Some(what));
     }
-    let mut loaded = CudaSession::new(model, options)?;
+    let mut loaded = CudaSession::new(uploaded, options)?;
     loaded.load(&saved)?;
     if let Some(what) = difference("loaded", loaded.evaluate(rest)?, &expected) {
         return Ok(Some(what));
     }
-    let mut from_gpu = Session::new(model.model(), options)?;
+    let mut from_gpu = Session::new(model, options)?;
     from_gpu.load(&saved)?;
     if let Some(what) = difference("loaded by the CPU", from_gpu.evaluate(rest, pool)?, &expected) {
         return Ok(Some(what));
@@ -254,8 +255,14 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     let start = Instant::now();
     let uploaded = CudaModel::upload(device, model.core())?;
     println!("2b4t shape, int8 head: upload {:.2} s", start.elapsed().as_secs_f64());
-    let failed =
-        compare(&uploaded, pool, SessionOptions { context: 100, max_batch: 64, ..options }, &tokens(&model, 80), 8)?;
+    let failed = compare(
+        &model,
+        &uploaded,
+        pool,
+        SessionOptions { context: 100, max_batch: 64, ..options },
+        &tokens(&model, 80),
+        8,
+    )?;
     println!("2b4t shape, prompt 80, decode 8: {}", failed.as_deref().unwrap_or("equal"));
 
     let prompt = tokens(&model, 512);
