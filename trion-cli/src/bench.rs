@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::json;
-use trion_engine::{Activation, Config, FloatFormat, Model, Parallel, Session, SessionOptions, random_model};
+use trion_engine::{Activation, Config, Device, FloatFormat, Model, Parallel, Session, SessionOptions, random_model};
 
 use crate::common::{ComputeArguments, Outcome, matrix_bytes, open, print_line};
 use crate::generate::rate;
@@ -166,13 +166,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     // Before the bandwidth is measured, whose buffer is no part of the model.
     let (resident, peak) = (memory("VmRSS:"), memory("VmHWM:"));
     // What this machine's own memory gives says nothing of a GPU's.
-    let device = model.device_name();
-    let bandwidth = (device == "cpu").then(|| bandwidth(&pool));
+    let device = model.device();
+    let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool));
     let bytes = bytes_per_token(&model, prompt_tokens + decode / 2, options.cache.bytes());
     let fraction = bandwidth.map(|bandwidth| bytes as f64 * decode_rate / bandwidth);
     if arguments.json {
         print_line(json!({
-            "device": device,
+            "device": device.name(),
             "kernel": kernel.isa().name(),
             "threads": pool.threads(),
             "prompt_tokens": prompt_tokens,
@@ -190,6 +190,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     }
     let mut out = io::stdout().lock();
     let (isa, threads, packed) = (kernel.isa().name(), pool.threads(), model.packed().len());
+    let device = device.name();
     writeln!(out, "device {device}, kernel {isa}, {threads} threads, packed model {packed} bytes")?;
     writeln!(out, "prompt of {prompt_tokens}: {prompt_rate:.1} tokens/s")?;
     writeln!(out, "decode of {decode}: {decode_rate:.1} tokens/s")?;

@@ -207,13 +207,13 @@ impl Model {
         }
     }
 
-    /// Where its sessions compute, for people: `cpu`, or the GPU's name.
-    pub fn device_name(&self) -> &str {
+    /// Where its sessions compute.
+    pub fn device(&self) -> Device {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &self.cuda {
-            return cuda.device().name();
+            return Device::Cuda(cuda.device().clone());
         }
-        "cpu"
+        Device::Cpu
     }
 
     /// Whether two are clones of one model, on whichever device.

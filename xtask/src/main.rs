@@ -94,6 +94,7 @@ fn lint() -> Outcome {
     clippy(&["--workspace"])?;
     // Embedders of small programs leave the text features out.
     clippy(&["-p", "trion-engine", "--no-default-features"])?;
+    clippy(&["-p", "trion-engine", "--no-default-features", "--features", "cuda"])?;
     clippy(&["-p", "trion-ffi", "--no-default-features"])?;
     run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])
 }
