@@ -372,3 +372,37 @@ fn an_answer_follows_a_constraint() {
     let answers = stdout(&trion_with_input(&["chat", &directory.to_string_lossy(), "--regex", "yes|no"], "Hi\nAnd?\n"));
     assert!(answers.lines().count() == 2 && answers.lines().all(|a| ["yes", "no"].contains(&a)), "{answers}");
 }
+
+#[test]
+fn a_gpu_writes_the_same_text_or_says_why_it_is_not_there() {
+    let text = stdout(&trion(&["generate", "-n", "8", "--device", "cpu"]));
+    // Whether there is a GPU or not.
+    assert_eq!(stdout(&trion(&["generate", "-n", "8", "--device", "auto"])), text);
+    let output = trion(&["generate", "-n", "8", "--device", "cuda"]);
+    if output.status.success() {
+        assert_eq!(stdout(&output), text);
+    } else {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+        let expected = if cfg!(feature = "cuda") { "NVIDIA" } else { "feature `cuda`" };
+        assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
+        assert!(errors.contains("help: --device cpu computes the same"), "{errors}");
+    }
+    assert!(failure(&["generate", "--device", "gpu"], 2).contains("expected cpu, cuda, cuda:NUMBER or auto"));
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_plan_says_whether_a_model_fits_into_a_gpu() {
+    let json = stdout(&trion(&["inspect", "--device", "cuda", "--memory", "2GB", "--json"]));
+    let plan: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let pieces = ["weights", "embedding", "cache", "scratch"].map(|piece| plan[piece].as_u64().unwrap());
+    assert_eq!(pieces.iter().sum::<u64>(), plan["total"].as_u64().unwrap());
+    assert_eq!((&plan["fits"], &plan["memory"]), (&true.into(), &2_000_000_000_u64.into()));
+    // Half the bytes for each key and value.
+    let json = stdout(&trion(&["inspect", "--device", "cuda", "--cache", "f16", "--json"]));
+    let half: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(2 * half["cache"].as_u64().unwrap(), pieces[2]);
+    let errors = failure(&["inspect", "--device", "cuda", "--memory", "1MB"], 1);
+    assert!(errors.contains("do not fit into 1000000") && errors.contains("--context"), "{errors}");
+}

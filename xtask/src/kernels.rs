@@ -77,6 +77,21 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
+/// Compares a GPU with the CPU on every model at hand, and measures it. The program can be copied to a machine without Rust.
+pub(crate) fn gpu_test() -> Outcome {
+    run("cargo", &["build", "--release", "--locked", "-p", "trion-cuda", "--example", "trion-gpu-test"])?;
+    let mut models = vec![root().join("models/classics-14m.safetensors")];
+    for directory in ["tests/golden", "../shared/cases"] {
+        let entries = fs::read_dir(root().join(directory)).into_iter().flatten().filter_map(Result::ok);
+        models.extend(entries.map(|entry| entry.path()).filter(|path| path.join("config.json").exists()));
+    }
+    models.sort();
+    let program = target().join("release/examples/trion-gpu-test");
+    let models: Vec<String> = models.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    let arguments: Vec<&str> = ["--speed"].into_iter().chain(models.iter().map(String::as_str)).collect();
+    run(&program.to_string_lossy(), &arguments)
+}
+
 /// What a command says on both streams.
 fn said(command: &mut Command) -> Result<String, String> {
     let what = format!("{command:?}");
@@ -115,7 +130,7 @@ fn with_version(ptx: &str) -> Result<String, String> {
     let version = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
     let lines = ptx.lines().filter(|line| !line.trim_start().starts_with(NEWER_HINT));
     let lines = lines.map(|line| if line == version { PTX_VERSION } else { line });
-    Ok(lines.map(|line| format!("{line}\n")).collect())
+    Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }
 
 /// What a kernel takes.

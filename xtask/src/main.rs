@@ -20,6 +20,7 @@ const HELP: &str = "cargo xtask NAME
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
   race    sessions on many threads, watched by ThreadSanitizer
   onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
+  gpu-test  compares an NVIDIA GPU with the CPU bit by bit, and measures it
   kernels compiles the CUDA kernels, and says what each takes: cargo xtask kernels [--check] (needs Python)
   units   what a unit of work costs, and how fast a call is cancelled
 ";
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Some("race") => embed::race(),
         Some("onnxruntime") => onnx::onnxruntime(),
         Some("kernels") => kernels::kernels(&arguments[1..]),
+        Some("gpu-test") => kernels::gpu_test(),
         Some("units") => embed::units(),
         _ => Err(HELP.to_owned()),
     };
