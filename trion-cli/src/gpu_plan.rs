@@ -12,7 +12,7 @@ use crate::common::{CacheName, Failure, Outcome, print_line};
 const MULTIPROCESSORS: usize = 5;
 
 #[derive(Args)]
-pub(crate) struct Arguments {
+pub(crate) struct PlanArguments {
     /// Print what the model would take of a GPU's memory instead
     #[arg(long, value_parser = ["cuda"])]
     device: Option<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     cache: CacheName,
 }
 
-impl Arguments {
+impl PlanArguments {
     pub(crate) fn is_asked_for(&self) -> bool {
         self.device.is_some()
     }
@@ -49,7 +49,7 @@ fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| "more bytes than there are".to_owned())
 }
 
-pub(crate) fn run(model: &Model, arguments: &Arguments, as_json: bool) -> Outcome {
+pub(crate) fn run(model: &Model, arguments: &PlanArguments, as_json: bool) -> Outcome {
     let longest = model.config().max_position_embeddings;
     let context = arguments.context.unwrap_or(longest);
     if context == 0 || context > longest {

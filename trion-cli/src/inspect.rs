@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     tensors: bool,
     #[command(flatten)]
     #[cfg(feature = "cuda")]
-    gpu: gpu_plan::Arguments,
+    gpu: gpu_plan::PlanArguments,
 }
 
 /// One matrix of the model, or all its vectors.
