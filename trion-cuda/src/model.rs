@@ -9,7 +9,7 @@ use trion_engine::Model;
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
 use crate::forward::{DECODE_COLS, DECODE_HEAD};
-use crate::layout::{Kind, aligned, matrix_image};
+use crate::layout::{Kind, PIECE_COLS, aligned, matrix_image};
 use crate::plan::weights_bytes;
 
 /// A matrix on the device.
@@ -60,7 +60,8 @@ struct DecodeMatrix {
     scale: f32,
     divide: i32,
     rows: i32,
-    unused: i32,
+    /// Pieces of 256 columns.
+    tiles: i32,
 }
 
 /// A block as `kernels/decode.cu` reads it.
@@ -85,7 +86,7 @@ impl DecodeLayer {
                 scale: linear.matrix.scale,
                 divide: i32::from(linear.matrix.kind == Kind::Divide),
                 rows: linear.matrix.rows as i32,
-                unused: 0,
+                tiles: linear.matrix.cols.div_ceil(PIECE_COLS) as i32,
             }),
             attention: norm(LayerNorm::Attention),
             attention_sub: norm(LayerNorm::AttentionSub),
