@@ -35,7 +35,8 @@ DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T
 // matrices, gate and up, and stores act(gate) * up.
 template <int T, bool PAIR>
 DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles, int tokens) {
-    __shared__ int parts[16][PAIR ? 2 : 1][T][8];
+    // Sums of all warps: integers may be added in any order.
+    __shared__ int parts[PAIR ? 2 : 1][T][8];
     int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
     int tile = blockIdx.x, which = 0;
     int first = blockIdx.y * T;
@@ -44,10 +45,15 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
         while (which < 2 && tile >= (jobs.job[which].rows + 7) / 8) tile -= (jobs.job[which++].rows + 7) / 8;
     }
     const Job job = which == 0 ? jobs.job[0] : which == 1 ? jobs.job[1] : jobs.job[2];
+    int thread = warp * 32 + lane;
+    // Loaded now, since the end waits for it.
+    Scale s = {1.0f, 0};
+    if (thread < 8 * T && first + thread / 8 < tokens) s = scales[(size_t)(first + thread / 8) * scales_stride];
     const uint4* weights = job.weights + (size_t)tile * tiles * 32 + lane;
     const uint4* others = PAIR ? jobs.job[1].weights + (size_t)tile * tiles * 32 + lane : weights;
     q += (size_t)first * q_stride + (lane & 3);
     int acc[T] = {}, other[T] = {};
+    for (int i = thread; i < (PAIR ? 2 : 1) * T * 8; i += 32 * warps) (&parts[0][0][0])[i] = 0;
 #pragma unroll 4
     for (int i = warp; i < tiles; i += warps) {
         uint4 w = __ldg(weights + i * 32);
@@ -57,28 +63,23 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
         }
         accumulate<T>(w, q + i * 16, q_stride, acc);
     }
+    __syncthreads();
 #pragma unroll
     for (int t = 0; t < T; t++) {
         acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 1);
         acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 2);
-        if ((lane & 3) == 0) parts[warp][0][t][lane >> 2] = acc[t];
+        if ((lane & 3) == 0) atomicAdd(&parts[0][t][lane >> 2], acc[t]);
         if (PAIR) {
             other[t] += __shfl_xor_sync(ALL_LANES, other[t], 1);
             other[t] += __shfl_xor_sync(ALL_LANES, other[t], 2);
-            if ((lane & 3) == 0) parts[warp][PAIR ? 1 : 0][t][lane >> 2] = other[t];
+            if ((lane & 3) == 0) atomicAdd(&parts[PAIR ? 1 : 0][t][lane >> 2], other[t]);
         }
     }
     __syncthreads();
-    int thread = warp * 32 + lane;
     if (thread >= 8 * T) return;
     int t = thread / 8, row = tile * 8 + thread % 8;
     if (row >= job.rows || first + t >= tokens) return;
-    const Scale s = scales[(size_t)(first + t) * scales_stride];
-    int sum = 0, sum_up = 0;
-    for (int w = 0; w < warps; w++) {
-        sum += parts[w][0][t][thread % 8];
-        if (PAIR) sum_up += parts[w][PAIR ? 1 : 0][t][thread % 8];
-    }
+    int sum = parts[0][t][thread % 8], sum_up = parts[PAIR ? 1 : 0][t][thread % 8];
     float y = rescale(job, sum - s.sum, s.scale);
     float* out = job.out + (size_t)(first + t) * job.rows + row;
     if (PAIR) {

@@ -114,8 +114,8 @@ fn packages() -> Result<PathBuf, String> {
 fn with_version(ptx: &str) -> Result<String, String> {
     let version = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
     let lines = ptx.lines().filter(|line| !line.trim_start().starts_with(NEWER_HINT));
-    let lines = lines.map(|line| if line == version { PTX_VERSION } else { line });
-    Ok(lines.map(|line| format!("{line}\n")).collect())
+    let lines: Vec<&str> = lines.map(|line| if line == version { PTX_VERSION } else { line }).collect();
+    Ok(lines.join("\n") + "\n")
 }
 
 /// What a kernel takes.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use trion_core::{Activation, CacheType, Config, Logits, Sampler, SamplerOptions, SessionOptions};
+use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
 use trion_cuda::{CudaDevice, CudaModel, CudaSession, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
@@ -52,6 +52,12 @@ fn run(device: &CudaDevice, compares: bool, speed: bool, models: &[String]) -> O
     for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
         failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70], 20)?;
+        for (kind, bits) in [("NaN", 0x7fc0), ("infinity", 0x7f80)] {
+            if let Some(model) = with_number(&model, bits)? {
+                failed +=
+                    compare_model(device, &pool, &format!("  with {kind} in the embedding"), &model, &[1, 2, 40], 5)?;
+            }
+        }
     }
     for path in models {
         let model = Model::open(path)?;
@@ -149,6 +155,18 @@ fn compare_model(
         println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, load");
     }
     Ok(failed)
+}
+
+/// The model with a bfloat16 number in the last column of the embedding of the second token; none if it has other numbers there.
+fn with_number(model: &Model, bits: u16) -> Outcome<Option<Model>> {
+    let Matrix::Float(embedding) = model.core().embedding() else { return Ok(None) };
+    let FloatData::Bf16(values) = embedding.data() else { return Ok(None) };
+    let mut bytes = model.packed().to_vec();
+    let row = tokens(model, 2)[1] as usize;
+    let at =
+        values.as_ptr() as usize - model.packed().as_ptr() as usize + 2 * ((row + 1) * model.config().hidden_size - 1);
+    bytes[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+    Ok(Some(Model::from_bytes(&bytes)?))
 }
 
 /// Tokens without a pattern.
