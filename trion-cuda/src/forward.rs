@@ -226,7 +226,11 @@ impl Pass<'_> {
     fn multiply_together<'m>(&self, products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Result<()> {
         let mut jobs = Jobs::default();
         let (mut cols, mut pieces, mut pair) = (0, 0, None);
-        for (job, (matrix, out, sink)) in jobs.0.iter_mut().zip(products) {
+        jobs.begin = [i32::MAX; 2];
+        for (i, (job, (matrix, out, sink))) in jobs.job.iter_mut().zip(products).enumerate() {
+            if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
+                *begin = pieces as i32;
+            }
             *job = Job {
                 weights: matrix.weights,
                 out,
@@ -243,7 +247,7 @@ impl Pass<'_> {
             }
         }
         if let Some(sink) = pair {
-            jobs.0[0].sink = sink as i32;
+            jobs.job[0].sink = sink as i32;
         }
         let kernels = self.kernels;
         let (kernel, few) = match (self.batch, pair) {
@@ -311,7 +315,7 @@ impl Pass<'_> {
                 let kernel = if tokens == 1 { &kernels.ternary_gemv } else { &kernels.ternary_gemv_4 };
                 let (scale, rows, sink) = (matrix.scale, rows as i32, sink as i32);
                 let job = Job { weights, out, scale, divide: i32::from(divide), rows, sink };
-                let jobs = Jobs([job, Job::default(), Job::default()]);
+                let jobs = Jobs::one(job);
                 return self.gemv(kernel, jobs, matrix.cols, pieces, tokens, few);
             }
             Kind::Groups => {

@@ -58,7 +58,18 @@ pub(crate) struct Job {
 /// Matrices that share an input; as `Jobs` in `kernels/ternary.cu`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct Jobs(pub(crate) [Job; 3]);
+pub(crate) struct Jobs {
+    pub(crate) job: [Job; 3],
+    /// Where the second and the third begin in the grid.
+    pub(crate) begin: [i32; 2],
+}
+
+impl Jobs {
+    /// One matrix.
+    pub(crate) fn one(job: Job) -> Self {
+        Jobs { job: [job, Job::default(), Job::default()], begin: [i32::MAX; 2] }
+    }
+}
 
 // SAFETY: the layout is C's, without padding, and the kernels' structure has the same fields.
 #[expect(unsafe_code, reason = "cudarc asks for this promise about arguments of kernels")]

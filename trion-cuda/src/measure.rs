@@ -74,7 +74,7 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
     for i in 0..count {
         let weights = base + (i * weights) as u64;
         let job = Job { weights, out, scale: 1.0, divide: 0, rows: rows as i32, sink: 0 };
-        let jobs = Jobs([job, Job::default(), Job::default()]);
+        let jobs = Jobs::one(job);
         launched = launched.and_then(|()| {
             launch(&stream, &device.kernels().ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])
         });
