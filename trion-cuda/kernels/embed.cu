@@ -6,12 +6,10 @@ extern "C" __global__ void begin(int* position, int first) { *position = first; 
 
 // hidden[t] = row tokens[position + t]. Grid: tokens, pieces of 256 columns.
 extern "C" __global__ void __launch_bounds__(256)
-embed(int* position, const u32* tokens, const void* weights, const void* scales, float scale, int kind, int group,
+embed(const int* position, const u32* tokens, const void* weights, const void* scales, float scale, int kind, int group,
       int cols, float* hidden) {
     int t = blockIdx.x, col = blockIdx.y * 256 + threadIdx.x;
     if (col >= cols) return;
-    // The counter that `decode` waits by.
-    if (blockIdx.x + blockIdx.y + threadIdx.x == 0) position[1] = 0;
     int row = (int)tokens[*position + t];
     float w;
     if (kind == KIND_F32) {

@@ -13,7 +13,12 @@ struct Job {
 // Matrices that share an input: query, key and value, or gate and up.
 struct Jobs {
     Job job[3];
+    // Where the second and the third begin in the grid.
+    int begin[2];
 };
+
+// Warps that share the columns of a row, at most.
+#define WARPS 10
 
 DEVICE float rescale(const Job& job, int acc, float s) {
     return job.divide ? div((float)acc, mul(job.scale, s)) : mul(div((float)acc, s), job.scale);
@@ -35,15 +40,17 @@ DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T
 // matrices, gate and up, and stores act(gate) * up.
 template <int T, bool PAIR>
 DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles, int tokens) {
-    __shared__ int parts[16][PAIR ? 2 : 1][T][8];
+    __shared__ int parts[PAIR ? 2 : 1][T][8][WARPS];
     int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
-    int tile = blockIdx.x, which = 0;
-    int first = blockIdx.y * T;
-    if (!PAIR) {
-        // Matrices lie one after the other in the grid.
-        while (which < 2 && tile >= (jobs.job[which].rows + 7) / 8) tile -= (jobs.job[which++].rows + 7) / 8;
-    }
-    const Job job = which == 0 ? jobs.job[0] : which == 1 ? jobs.job[1] : jobs.job[2];
+    int tile = blockIdx.x, first = blockIdx.y * T;
+    // Matrices lie one after the other in the grid.
+    bool second = !PAIR && tile >= jobs.begin[0], third = !PAIR && tile >= jobs.begin[1];
+    const Job job = third ? jobs.job[2] : second ? jobs.job[1] : jobs.job[0];
+    if (!PAIR) tile -= third ? jobs.begin[1] : second ? jobs.begin[0] : 0;
+    int thread = warp * 32 + lane;
+    // Loaded now, since the end waits for it.
+    Scale s = {1.0f, 0};
+    if (thread < 8 * T && first + thread / 8 < tokens) s = scales[(size_t)(first + thread / 8) * scales_stride];
     const uint4* weights = job.weights + (size_t)tile * tiles * 32 + lane;
     const uint4* others = PAIR ? jobs.job[1].weights + (size_t)tile * tiles * 32 + lane : weights;
     q += (size_t)first * q_stride + (lane & 3);
@@ -61,23 +68,24 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
     for (int t = 0; t < T; t++) {
         acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 1);
         acc[t] += __shfl_xor_sync(ALL_LANES, acc[t], 2);
-        if ((lane & 3) == 0) parts[warp][0][t][lane >> 2] = acc[t];
+        if ((lane & 3) == 0) parts[0][t][lane >> 2][warp] = acc[t];
         if (PAIR) {
             other[t] += __shfl_xor_sync(ALL_LANES, other[t], 1);
             other[t] += __shfl_xor_sync(ALL_LANES, other[t], 2);
-            if ((lane & 3) == 0) parts[warp][PAIR ? 1 : 0][t][lane >> 2] = other[t];
+            if ((lane & 3) == 0) parts[PAIR ? 1 : 0][t][lane >> 2][warp] = other[t];
         }
     }
     __syncthreads();
-    int thread = warp * 32 + lane;
     if (thread >= 8 * T) return;
     int t = thread / 8, row = tile * 8 + thread % 8;
     if (row >= job.rows || first + t >= tokens) return;
-    const Scale s = scales[(size_t)(first + t) * scales_stride];
     int sum = 0, sum_up = 0;
-    for (int w = 0; w < warps; w++) {
-        sum += parts[w][0][t][thread % 8];
-        if (PAIR) sum_up += parts[w][PAIR ? 1 : 0][t][thread % 8];
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
+        if (w < warps) {
+            sum += parts[0][t][thread % 8][w];
+            if (PAIR) sum_up += parts[PAIR ? 1 : 0][t][thread % 8][w];
+        }
     }
     float y = rescale(job, sum - s.sum, s.scale);
     float* out = job.out + (size_t)(first + t) * job.rows + row;
@@ -89,7 +97,7 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
 }
 
 #define GEMV(name, T, PAIR)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(512) name(Jobs jobs, const int4* q, int q_stride, const Scale* scales,      \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) name(Jobs jobs, const int4* q, int q_stride, const Scale* scales, \
                                                            int scales_stride, int tiles, int tokens) {                      \
         gemv<T, PAIR>(jobs, q, q_stride, scales, scales_stride, tiles, tokens);                                              \
     }

@@ -10,7 +10,7 @@ use crate::kernels::Kernels;
 
 /// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked for
 /// first; those of graphs came with CUDA 10 to 11.4, in 2021.
-const SYMBOLS: [&[u8]; 33] = [
+const SYMBOLS: [&[u8]; 32] = [
     b"cuCtxGetCurrent\0",
     b"cuCtxSetCurrent\0",
     b"cuCtxSynchronize\0",
@@ -25,7 +25,6 @@ const SYMBOLS: [&[u8]; 33] = [
     b"cuGraphInstantiateWithFlags\0",
     b"cuGraphLaunch\0",
     b"cuInit\0",
-    b"cuLaunchCooperativeKernel\0",
     b"cuLaunchKernel\0",
     b"cuMemAllocAsync\0",
     b"cuMemAlloc_v2\0",
@@ -55,8 +54,6 @@ struct Inner {
     kernels: Kernels,
     name: String,
     multiprocessors: usize,
-    cache_bytes: usize,
-    waits: bool,
 }
 
 impl CudaDevice {
@@ -84,12 +81,10 @@ impl CudaDevice {
         if (major, minor) < (6, 1) {
             return Err(Error::TooOld { name, major, minor });
         }
-        let attribute = |which| context.attribute(which).doing("asking for the GPU's attributes");
-        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1) as usize;
-        let cache_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?.max(0) as usize;
-        let waits = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH)? > 0;
+        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(attribute).doing("counting multiprocessors")?.max(1) as usize;
         let kernels = Kernels::load(&context)?;
-        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors, cache_bytes, waits })))
+        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors })))
     }
 
     /// The GPU's name.
@@ -108,16 +103,6 @@ impl CudaDevice {
     /// [`Error::Driver`].
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.0.context.mem_get_info().doing("asking for free memory")
-    }
-
-    /// Bytes of the cache that all multiprocessors share.
-    pub(crate) fn cache_bytes(&self) -> usize {
-        self.0.cache_bytes
-    }
-
-    /// Whether blocks of threads can be started together, to wait for each other.
-    pub(crate) fn waits(&self) -> bool {
-        self.0.waits
     }
 
     pub(crate) fn kernels(&self) -> &Kernels {

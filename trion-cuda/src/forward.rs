@@ -7,7 +7,7 @@ use trion_core::numeric::ATTENTION_BLOCK;
 use trion_core::{Activation, CacheType, Config, LayerNorm, Projection, SessionOptions};
 
 use crate::error::Result;
-use crate::kernels::{Arg, Decode, Job, Jobs, Kernels, Shape, args, launch};
+use crate::kernels::{Arg, Job, Jobs, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
 use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
@@ -23,16 +23,12 @@ const FEW: usize = 4;
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const PREPARE_THREADS: usize = 512;
-/// Positions, the width of a head and of an input, up to which all blocks of the model are one kernel; as in
-/// `kernels/decode.cu`.
-pub(crate) const DECODE_POSITIONS: usize = 4096;
-pub(crate) const DECODE_HEAD: usize = 256;
-pub(crate) const DECODE_COLS: usize = 8192;
-/// Its threads, and bytes of shared memory: `Shared` there.
-const DECODE_THREADS: usize = 512;
-const DECODE_SHARED: usize = 44 << 10;
-/// Bytes of a cache that holds what a phase reads of the weights, beside what the one before reads.
-const PREFETCH_CACHE: usize = 24 << 20;
+/// Positions, and the width of a head, up to which one block of threads makes attention of a head; as in
+/// `kernels/attention_head.cu`.
+pub(crate) const SHORT_CONTEXT: usize = 1024;
+const SHORT_HEAD: usize = 256;
+/// Vectors of a head that it has in shared memory.
+const SHORT_VECTORS: usize = 3 + SHORT_CONTEXT / ATTENTION_BLOCK;
 /// Blocks of positions that attention of one token is divided into, at most; more are taken in turns.
 const MOST_BLOCKS: usize = 128;
 
@@ -62,7 +58,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) batch: usize,
     /// How many want logits: the last ones.
     pub(crate) logits_rows: usize,
-    /// Whether all positions are below [`DECODE_POSITIONS`].
+    /// Whether all positions are below [`SHORT_CONTEXT`].
     pub(crate) is_short: bool,
 }
 
@@ -84,7 +80,7 @@ impl Pass<'_> {
         shared: usize,
         args: &[Arg],
     ) -> Result<()> {
-        launch(self.stream, kernel, Shape { grid, block, shared, together: false }, args)
+        launch(self.stream, kernel, Shape { grid, block, shared }, args)
     }
 
     /// Says at which position the batch begins; its tokens are there.
@@ -110,10 +106,6 @@ impl Pass<'_> {
             Activation::Silu => Sink::Silu,
         };
         self.embed()?;
-        if self.batch == 1 && self.is_short && self.model.decode_layers != 0 {
-            self.decode(gated)?;
-            return self.head();
-        }
         for (n, layer) in self.model.layers.iter().enumerate() {
             let hidden = Piece::Hidden;
             let attention = [
@@ -122,56 +114,17 @@ impl Pass<'_> {
                 (P::Value, Piece::Value, Sink::Store),
             ];
             self.project(layer, hidden, N::Attention, &attention)?;
-            self.rotate(n, layer)?;
-            self.attend(n)?;
+            if self.is_short && self.batch == 1 && self.config().head_dim <= SHORT_HEAD {
+                self.attend_short(n, layer)?;
+            } else {
+                self.rotate(n, layer)?;
+                self.attend(n)?;
+            }
             self.project(layer, Piece::Query, N::AttentionSub, &[(P::Output, hidden, Sink::Add)])?;
             let gate = [(P::Gate, Piece::Intermediate, Sink::Store), (P::Up, Piece::Intermediate, gated)];
             self.project(layer, hidden, N::Mlp, &gate)?;
             self.project(layer, Piece::Intermediate, N::MlpSub, &[(P::Down, hidden, Sink::Add)])?;
         }
-        self.head()
-    }
-
-    /// All blocks of the model for one token.
-    fn decode(&self, sink: Sink) -> Result<()> {
-        let config = self.config();
-        let device = &self.model.device;
-        let decode = Decode {
-            layers: self.model.decode_layers,
-            position: self.at(Piece::Position),
-            hidden: self.at(Piece::Hidden),
-            query: self.at(Piece::Query),
-            key: self.at(Piece::Key),
-            value: self.at(Piece::Value),
-            intermediate: self.at(Piece::Intermediate),
-            scores: self.at(Piece::Scores),
-            cache: self.cache(0),
-            rotation: self.at(Piece::Rotation),
-            num_layers: config.num_hidden_layers as i32,
-            hidden_size: config.hidden_size as i32,
-            intermediate_size: config.intermediate_size as i32,
-            heads: config.num_attention_heads as i32,
-            kv_heads: config.num_key_value_heads as i32,
-            head_dim: config.head_dim as i32,
-            context: self.options.context as i32,
-            stride: self.sizes.score_stride as i32,
-            sink: sink as i32,
-            prefetch: i32::from(device.cache_bytes() >= PREFETCH_CACHE),
-            eps: config.rms_norm_eps,
-            c: 1.0 / (config.head_dim as f32).sqrt(),
-        };
-        let kernel = self.by_cache(&self.kernels.decode_f32, &self.kernels.decode_f16);
-        let (grid, block) = ([device.multiprocessors(), 1], [DECODE_THREADS, 1]);
-        launch(
-            self.stream,
-            kernel,
-            Shape { grid, block, shared: DECODE_SHARED, together: true },
-            &[Arg::Decode(decode)],
-        )
-    }
-
-    /// The logits of the last tokens, as many as are wanted.
-    fn head(&self) -> Result<()> {
         if self.logits_rows > 0 {
             let head = DeviceLinear { matrix: self.model.head, norm: 0 };
             let (skip, rows) = (self.batch - self.logits_rows, self.logits_rows);
@@ -273,7 +226,11 @@ impl Pass<'_> {
     fn multiply_together<'m>(&self, products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Result<()> {
         let mut jobs = Jobs::default();
         let (mut cols, mut pieces, mut pair) = (0, 0, None);
-        for (job, (matrix, out, sink)) in jobs.0.iter_mut().zip(products) {
+        jobs.begin = [i32::MAX; 2];
+        for (i, (job, (matrix, out, sink))) in jobs.job.iter_mut().zip(products).enumerate() {
+            if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
+                *begin = pieces as i32;
+            }
             *job = Job {
                 weights: matrix.weights,
                 out,
@@ -290,7 +247,7 @@ impl Pass<'_> {
             }
         }
         if let Some(sink) = pair {
-            jobs.0[0].sink = sink as i32;
+            jobs.job[0].sink = sink as i32;
         }
         let kernels = self.kernels;
         let (kernel, few) = match (self.batch, pair) {
@@ -321,7 +278,8 @@ impl Pass<'_> {
             tiles,
             tokens,
         ];
-        self.launch(kernel, [pieces, tokens.div_ceil(few)], [32, warps_for(tiles)], 0, args)
+        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model.device.multiprocessors());
+        self.launch(kernel, [pieces, tokens.div_ceil(few)], [32, warps], 0, args)
     }
 
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
@@ -357,7 +315,7 @@ impl Pass<'_> {
                 let kernel = if tokens == 1 { &kernels.ternary_gemv } else { &kernels.ternary_gemv_4 };
                 let (scale, rows, sink) = (matrix.scale, rows as i32, sink as i32);
                 let job = Job { weights, out, scale, divide: i32::from(divide), rows, sink };
-                let jobs = Jobs([job, Job::default(), Job::default()]);
+                let jobs = Jobs::one(job);
                 return self.gemv(kernel, jobs, matrix.cols, pieces, tokens, few);
             }
             Kind::Groups => {
@@ -433,6 +391,29 @@ impl Pass<'_> {
         self.launch(kernel, [(heads + 2 * kv_heads).div_ceil(4), self.batch], [32, 4], 0, args)
     }
 
+    /// Rotation, the write to the cache, and attention of one token.
+    fn attend_short(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
+        let config = self.config();
+        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
+        let args = args![
+            self.at(Piece::Position),
+            self.at(Piece::Query),
+            self.at(Piece::Key),
+            self.at(Piece::Value),
+            self.cache(n),
+            self.at(Piece::Rotation),
+            layer.norms[LayerNorm::Query as usize],
+            layer.norms[LayerNorm::Key as usize],
+            config.rms_norm_eps,
+            heads / config.num_key_value_heads,
+            head_dim,
+            self.options.context,
+            1.0 / (head_dim as f32).sqrt(),
+        ];
+        let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
+        self.launch(kernel, [heads, 1], [1024, 1], 4 * SHORT_VECTORS * head_dim, args)
+    }
+
     fn attend(&self, n: usize) -> Result<()> {
         let (config, kernels) = (self.config(), self.kernels);
         let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
@@ -464,9 +445,11 @@ fn same_input(a: &DeviceLinear, b: &DeviceLinear) -> bool {
     a.norm == 0 && b.norm == 0 && a.matrix.span == b.matrix.span && a.matrix.cols == b.matrix.cols
 }
 
-/// Warps that share the columns of a row: as many as divide them best.
-pub(crate) fn warps_for(tiles: usize) -> usize {
-    // Of equal numbers of rounds the fewest warps: the others would wait.
-    let rounds = tiles.div_ceil(10);
-    tiles.div_ceil(rounds.max(1)).max(1)
+/// Warps that share the columns of a row of `tiles` pieces: so many that all of them run at once, of those the number that
+/// divides the columns best.
+pub(crate) fn warps_for(tiles: usize, pieces: usize, multiprocessors: usize) -> usize {
+    // What one multiprocessor runs at once of this kernel, by measurement rather than by registers alone.
+    let most = (multiprocessors * 40 / pieces.max(1)).clamp(2, 10).min(tiles.max(1));
+    let slots = |warps: usize| tiles.div_ceil(warps) * warps;
+    (1..=most).rev().min_by_key(|warps| slots(*warps) + usize::from(*warps == 1)).unwrap_or(1)
 }

@@ -33,7 +33,7 @@ kernels! {
     "argmax": argmax_parts argmax_next;
     "attention": attention_scores_f32 attention_scores_f16 attention_weights_f32 attention_weights_f16
         attention_prompt_f32 attention_prompt_f16 attention_combine;
-    "decode": decode_f32 decode_f16;
+    "attention_head": attention_head_f32 attention_head_f16;
     "embed": begin embed;
     "float_matrix": float_product_f32 float_product_f32_4 float_product_f16 float_product_f16_4
         float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
@@ -58,43 +58,22 @@ pub(crate) struct Job {
 /// Matrices that share an input; as `Jobs` in `kernels/ternary.cu`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
-pub(crate) struct Jobs(pub(crate) [Job; 3]);
+pub(crate) struct Jobs {
+    pub(crate) job: [Job; 3],
+    /// Where the second and the third begin in the grid.
+    pub(crate) begin: [i32; 2],
+}
+
+impl Jobs {
+    /// One matrix.
+    pub(crate) fn one(job: Job) -> Self {
+        Jobs { job: [job, Job::default(), Job::default()], begin: [i32::MAX; 2] }
+    }
+}
 
 // SAFETY: the layout is C's, without padding, and the kernels' structure has the same fields.
 #[expect(unsafe_code, reason = "cudarc asks for this promise about arguments of kernels")]
 unsafe impl DeviceRepr for Jobs {}
-
-/// Sizes and places of a whole pass; as in `kernels/decode.cu`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Decode {
-    pub(crate) layers: u64,
-    pub(crate) position: u64,
-    pub(crate) hidden: u64,
-    pub(crate) query: u64,
-    pub(crate) key: u64,
-    pub(crate) value: u64,
-    pub(crate) intermediate: u64,
-    pub(crate) scores: u64,
-    pub(crate) cache: u64,
-    pub(crate) rotation: u64,
-    pub(crate) num_layers: i32,
-    pub(crate) hidden_size: i32,
-    pub(crate) intermediate_size: i32,
-    pub(crate) heads: i32,
-    pub(crate) kv_heads: i32,
-    pub(crate) head_dim: i32,
-    pub(crate) context: i32,
-    pub(crate) stride: i32,
-    pub(crate) sink: i32,
-    pub(crate) prefetch: i32,
-    pub(crate) eps: f32,
-    pub(crate) c: f32,
-}
-
-// SAFETY: the layout is C's, without padding, and the kernel's structure has the same fields.
-#[expect(unsafe_code, reason = "cudarc asks for this promise about arguments of kernels")]
-unsafe impl DeviceRepr for Decode {}
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
@@ -107,8 +86,6 @@ pub(crate) enum Arg {
     Float(f32),
     /// A `Jobs`.
     Jobs(Jobs),
-    /// A `Decode`.
-    Decode(Decode),
 }
 
 impl From<u64> for Arg {
@@ -163,8 +140,6 @@ pub(crate) struct Shape {
     pub(crate) block: [usize; 2],
     /// Bytes of dynamic shared memory.
     pub(crate) shared: usize,
-    /// Whether all blocks run at once, so that they may wait for each other.
-    pub(crate) together: bool,
 }
 
 /// Puts a kernel into the stream.
@@ -179,7 +154,6 @@ pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: &CudaFunction, shape: Sha
             Arg::Int(number) => builder.arg(number),
             Arg::Float(number) => builder.arg(number),
             Arg::Jobs(jobs) => builder.arg(jobs),
-            Arg::Decode(decode) => builder.arg(decode),
         };
     }
     let [(x, y), (block_x, block_y)] = [shape.grid, shape.block].map(|[x, y]| (x as u32, y as u32));
@@ -188,7 +162,7 @@ pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: &CudaFunction, shape: Sha
     // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and a test
     // launches every kernel), and addresses are pieces of memory as said above.
     #[expect(unsafe_code, reason = "a launch cannot be checked")]
-    let launched = unsafe { if shape.together { builder.launch_cooperative(config) } else { builder.launch(config) } };
+    let launched = unsafe { builder.launch(config) };
     launched.doing("launching a kernel")?;
     Ok(())
 }

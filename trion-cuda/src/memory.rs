@@ -33,7 +33,7 @@ const PIECES: usize = 17;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Piece {
-    /// The position of the batch's first token, and the counter of the barrier in `kernels/decode.cu`: two `i32`.
+    /// The position of the batch's first token: `i32`.
     Position,
     /// Every token so far `[context]`, `u32`.
     Tokens,
@@ -88,7 +88,7 @@ impl Sizes {
         let floats = |counts: &[usize]| counts.iter().fold(4_usize, |bytes, count| bytes.saturating_mul(*count));
         let cache_numbers = floats(&[config.num_hidden_layers, config.key_value_size(), 2, context]) / 4;
         let pieces = [
-            8,
+            4,
             floats(&[context]),
             floats(&[batch, config.hidden_size]),
             floats(&[batch, config.widest_input()]),

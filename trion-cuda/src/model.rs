@@ -7,7 +7,6 @@ use trion_core::{Config, LayerNorm, Matrix, Model, Projection, Rescale, Session}
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::{DECODE_COLS, DECODE_HEAD};
 use crate::layout::{Kind, aligned, matrix_image};
 use crate::plan::weights_bytes;
 
@@ -51,51 +50,6 @@ pub(crate) struct DeviceLayer {
     pub(crate) norms: [u64; LayerNorm::ALL.len()],
 }
 
-/// A matrix as `kernels/decode.cu` reads it.
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-struct DecodeMatrix {
-    weights: u64,
-    scale: f32,
-    divide: i32,
-    rows: i32,
-    unused: i32,
-}
-
-/// A block as `kernels/decode.cu` reads it.
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C)]
-pub(crate) struct DecodeLayer {
-    projections: [DecodeMatrix; Projection::ALL.len()],
-    attention: u64,
-    attention_sub: u64,
-    query: u64,
-    key: u64,
-    mlp: u64,
-    mlp_sub: u64,
-}
-
-impl DecodeLayer {
-    fn new(layer: &DeviceLayer) -> Self {
-        let norm = |norm: LayerNorm| layer.norms[norm as usize];
-        DecodeLayer {
-            projections: layer.projections.map(|linear| DecodeMatrix {
-                weights: linear.matrix.weights,
-                scale: linear.matrix.scale,
-                divide: i32::from(linear.matrix.kind == Kind::Divide),
-                rows: linear.matrix.rows as i32,
-                unused: 0,
-            }),
-            attention: norm(LayerNorm::Attention),
-            attention_sub: norm(LayerNorm::AttentionSub),
-            query: norm(LayerNorm::Query),
-            key: norm(LayerNorm::Key),
-            mlp: norm(LayerNorm::Mlp),
-            mlp_sub: norm(LayerNorm::MlpSub),
-        }
-    }
-}
-
 /// A model on a GPU. Immutable; cloning shares it.
 #[derive(Clone)]
 pub struct CudaModel(pub(crate) Arc<Inner>);
@@ -111,8 +65,6 @@ pub(crate) struct Inner {
     /// Address of the norm before the head.
     pub(crate) norm: u64,
     pub(crate) layers: Vec<DeviceLayer>,
-    /// Address of the blocks as [`DecodeLayer`]s; 0 for a model that the kernel of all blocks does not do.
-    pub(crate) decode_layers: u64,
     /// What all addresses point into.
     _memory: CudaSlice<u8>,
 }
@@ -152,15 +104,6 @@ impl CudaModel {
             }
             layers.push(DeviceLayer { projections, norms });
         }
-        let linears = || layers.iter().flat_map(|layer| &layer.projections);
-        let does =
-            linears().all(|linear| linear.matrix.is_plain() && linear.norm == 0 && linear.matrix.cols <= DECODE_COLS);
-        let table: Vec<DecodeLayer> = layers.iter().map(DecodeLayer::new).collect();
-        let decode_layers = if does && head_dim <= DECODE_HEAD && device.waits() {
-            upload.bytes(bytemuck::cast_slice(&table))?
-        } else {
-            0
-        };
         // Sessions read the weights from streams of their own.
         upload.stream.synchronize().doing("copying weights")?;
         Ok(CudaModel(Arc::new(Inner {
@@ -172,7 +115,6 @@ impl CudaModel {
             head,
             norm,
             layers,
-            decode_layers,
             _memory: upload.memory,
         })))
     }

@@ -4,7 +4,7 @@ use trion_core::{Config, Matrix, Model, SessionOptions};
 
 use crate::layout::{aligned, matrix_bytes};
 use crate::memory::Sizes;
-use crate::model::{DecodeLayer, is_tied};
+use crate::model::is_tied;
 
 /// Bytes of GPU memory, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +51,7 @@ fn embedding_bytes(model: &Model<'_>) -> usize {
 /// Bytes of a whole model, each piece rounded up.
 pub(crate) fn weights_bytes(model: &Model<'_>) -> usize {
     let vector = |values: &[f32]| aligned(4 * values.len());
-    let table = aligned(model.layers().len().saturating_mul(size_of::<DecodeLayer>()));
-    let mut total = embedding_bytes(model).saturating_add(vector(model.norm())).saturating_add(table);
+    let mut total = embedding_bytes(model).saturating_add(vector(model.norm()));
     for layer in model.layers() {
         for linear in &layer.projections {
             let norm = linear.norm.map_or(0, vector);

@@ -9,7 +9,7 @@ use trion_core::{Error as CoreError, Logits, Progress, SessionOptions};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::{DECODE_POSITIONS, Pass};
+use crate::forward::{Pass, SHORT_CONTEXT};
 use crate::memory::{Piece, Sizes};
 use crate::model::CudaModel;
 
@@ -257,13 +257,13 @@ impl CudaSession {
             options: &self.options,
             batch,
             logits_rows,
-            is_short: last < DECODE_POSITIONS,
+            is_short: last < SHORT_CONTEXT,
         }
     }
 
     /// The graph that computes the token at a position; with the choice of the token, if `choose` says so.
     fn graph(&mut self, choose: bool, position: usize) -> Result<&CudaGraph> {
-        let which = usize::from(choose) + 2 * usize::from(position < DECODE_POSITIONS);
+        let which = usize::from(choose) + 2 * usize::from(position < SHORT_CONTEXT);
         if self.graphs[which].is_none() {
             self.graphs[which] = Some(self.capture(choose, position)?);
         }
