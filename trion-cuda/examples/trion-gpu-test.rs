@@ -52,7 +52,7 @@ fn run(device: &CudaDevice, compares: bool, speed: bool, models: &[String]) -> O
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
     for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
-        failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70], 20)?;
+        failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70, 1020], 20)?;
         for (kind, bits) in [("NaN", 0x7fc0), ("infinity", 0x7f80)] {
             if let Some(model) = with_number(&model, bits)? {
                 failed +=
@@ -102,6 +102,8 @@ fn shapes() -> Vec<(String, Config, FloatFormat)> {
         (500, 1000, 5, 1, 34),
         (1031, 2051, 7, 7, 66),
         (1280, 10_300, 8, 2, 160),
+        (300, 260, 2, 1, 320),
+        (192, 320, 6, 2, 32),
     ];
     let formats = [FloatFormat::Keep, FloatFormat::F16, FloatFormat::Int8];
     sizes
@@ -114,6 +116,8 @@ fn shapes() -> Vec<(String, Config, FloatFormat)> {
                 num_attention_heads: heads,
                 num_key_value_heads: kv_heads,
                 head_dim,
+                // Attention is another kernel from position 1024 on.
+                max_position_embeddings: if hidden < 200 { 1100 } else { 200 },
                 hidden_act: if i % 2 == 0 { Activation::Relu2 } else { Activation::Silu },
                 ..base
             };

@@ -38,7 +38,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* 
 }
 
 // The best of at most 256 parts becomes the token of the next position, which becomes the current one.
-extern "C" __global__ void __launch_bounds__(THREADS) argmax_next(const Best* parts, int count, int* position, u32* tokens) {
+extern "C" __global__ void __launch_bounds__(THREADS) argmax_next(const Best* parts, int count, int* position,
+u32* tokens) {
     Best best = {__int_as_float(0xff800000), 0x7fffffff};
     if ((int)threadIdx.x < count) best = parts[threadIdx.x];
     best = best_of_block(best);

@@ -1,15 +1,17 @@
 // Causal attention in the contract's order: the true maximum first, then blocks of 64 positions in order.
 //
-// One token is divided over heads and blocks (scores, weights, combine). The tokens of a prompt are many enough to be divided
-// over heads and tokens (attention_prompt). The cache of a layer is [heads, 2, context, head_dim], keys before values.
+// One token is divided over heads and blocks (scores, weights, combine). The tokens of a prompt are many enough to be
+// divided over heads and tokens (attention_prompt). The cache of a layer is [heads, 2, context, head_dim], keys
+// before values.
 #include "common.cuh"
 
 DEVICE int blocks_of(int positions) { return (positions + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK; }
 
-// Scores of one token `[heads, stride]`, and the largest of each block `[heads, stride / 64]`. A warp takes four positions of
-// the 64. Grid: heads, blocks.
+// Scores of one token `[heads, stride]`, and the largest of each block `[heads, stride / 64]`. A warp takes four
+// positions of the 64. Grid: heads, blocks.
 template <class F>
-DEVICE void scores(const int* position, const float* query, const typename F::Bits* cache, float* scores, float* largest,
+DEVICE void scores(const int* position, const float* query, const typename F::Bits* cache, float* scores,
+                   float* largest,
                    int stride, int group, int head_dim, int context, float c) {
     __shared__ float warps[16];
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, head = blockIdx.x;
@@ -47,10 +49,11 @@ DEVICE void scores(const int* position, const float* query, const typename F::Bi
     }
 }
 
-// Weights of each block, their sum `[heads, stride / 64]`, and the weighted sum of values `[heads, stride / 64, head_dim]`.
-// A thread for each column. Grid: heads, blocks.
+// Weights of each block, their sum `[heads, stride / 64]`, and the weighted sum of values `[heads, stride / 64,
+// head_dim]`. A thread for each column. Grid: heads, blocks.
 template <class F>
-DEVICE void weights(const int* position, const typename F::Bits* cache, const float* scores, const float* largest, float* sums,
+DEVICE void weights(const int* position, const typename F::Bits* cache, const float* scores, const float* largest,
+                    float* sums,
                     float* parts, int stride, int group, int head_dim, int context) {
     __shared__ float shared_weights[ATTENTION_BLOCK];
     int lane = threadIdx.x & 31, head = blockIdx.x, all = stride / ATTENTION_BLOCK;
@@ -105,13 +108,15 @@ attention_combine(const int* position, const float* sums, const float* parts, fl
     }
 }
 
-// Queries of one key and value head that a block of threads takes together: query u is head u % group of token u / group.
+// Queries of one key and value head that a block of threads takes together: query u is head u % group of token u /
+// group.
 #define QUERIES 8
 
-// Attention of a batch, in place of its queries `[tokens, heads, head_dim]`. `scratch` has 8 * stride floats for each block of
-// threads; a block takes one piece of work after the other.
+// Attention of a batch, in place of its queries `[tokens, heads, head_dim]`. `scratch` has 8 * stride floats for each
+// block of threads; a block takes one piece of work after the other.
 template <class F>
-DEVICE void prompt(const int* position, float* query, const typename F::Bits* cache, float* scratch, int stride, int tokens,
+DEVICE void prompt(const int* position, float* query, const typename F::Bits* cache, float* scratch, int stride,
+                   int tokens,
                    int heads, int kv_heads, int head_dim, int context, float c) {
     extern __shared__ float queries[]; // [QUERIES, head_dim]
     __shared__ float block_weights[ATTENTION_BLOCK][QUERIES];
@@ -229,21 +234,22 @@ DEVICE void prompt(const int* position, float* query, const typename F::Bits* ca
     }
 }
 
-#define ATTENTION(F, suffix)                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(512) attention_scores_##suffix(                                             \
-        const int* position, const float* query, const F::Bits* cache, float* all_scores, float* largest, int stride,       \
-        int group, int head_dim, int context, float c) {                                                                     \
-        scores<F>(position, query, cache, all_scores, largest, stride, group, head_dim, context, c);                         \
-    }                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(128) attention_weights_##suffix(                                            \
-        const int* position, const F::Bits* cache, const float* all_scores, const float* largest, float* sums, float* parts, \
-        int stride, int group, int head_dim, int context) {                                                                  \
-        weights<F>(position, cache, all_scores, largest, sums, parts, stride, group, head_dim, context);                     \
-    }                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(128) attention_prompt_##suffix(                                             \
-        const int* position, float* query, const F::Bits* cache, float* scratch, int stride, int tokens, int heads,          \
-        int kv_heads, int head_dim, int context, float c) {                                                                  \
-        prompt<F>(position, query, cache, scratch, stride, tokens, heads, kv_heads, head_dim, context, c);                   \
+#define ATTENTION(F, suffix)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(512) attention_scores_##suffix(                                       \
+        const int* position, const float* query, const F::Bits* cache, float* all_scores, float* largest, int stride,  \
+        int group, int head_dim, int context, float c) {                                                               \
+        scores<F>(position, query, cache, all_scores, largest, stride, group, head_dim, context, c);                   \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128) attention_weights_##suffix(                                      \
+        const int* position, const F::Bits* cache, const float* all_scores, const float* largest, float* sums,         \
+        float* parts,                                                                                                  \
+        int stride, int group, int head_dim, int context) {                                                            \
+        weights<F>(position, cache, all_scores, largest, sums, parts, stride, group, head_dim, context);               \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(128) attention_prompt_##suffix(                                       \
+        const int* position, float* query, const F::Bits* cache, float* scratch, int stride, int tokens, int heads,    \
+        int kv_heads, int head_dim, int context, float c) {                                                            \
+        prompt<F>(position, query, cache, scratch, stride, tokens, heads, kv_heads, head_dim, context, c);             \
     }
 
 ATTENTION(F32, f32)

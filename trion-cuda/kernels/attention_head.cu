@@ -1,5 +1,5 @@
-// Attention of one token while the context is short: norms, rotation, the write to the cache and attention of a head in one
-// block of threads, so that a token has fewer kernels to wait for.
+// Attention of one token while the context is short: norms, rotation, the write to the cache and attention of a head
+// in one block of threads, so that a token has fewer kernels to wait for.
 #include "common.cuh"
 
 #define THREADS 1024
@@ -164,11 +164,12 @@ DEVICE void attend(const int* position, float* query, const float* key, const fl
     }
 }
 
-#define ATTEND(name, F)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(THREADS) name(                                                              \
-        const int* position, float* query, const float* key, const float* value, F::Bits* cache, const float* rotation,      \
-        const float* q_norm, const float* k_norm, float eps, int group, int head_dim, int context, float c) {                \
-        attend<F>(position, query, key, value, cache, rotation, q_norm, k_norm, eps, group, head_dim, context, c);           \
+#define ATTEND(name, F)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS) name(                                                        \
+        const int* position, float* query, const float* key, const float* value, F::Bits* cache,                       \
+        const float* rotation,                                                                                         \
+        const float* q_norm, const float* k_norm, float eps, int group, int head_dim, int context, float c) {          \
+        attend<F>(position, query, key, value, cache, rotation, q_norm, k_norm, eps, group, head_dim, context, c);     \
     }
 
 ATTEND(attention_head_f32, F32)

@@ -1,5 +1,5 @@
-// What every kernel shares: the float operations of docs/numerics.md, each rounded once and never fused, and the order of
-// sums. A warp's 32 lanes are the contract's lanes.
+// What every kernel shares: the float operations of docs/numerics.md, each rounded once and never fused, and the
+// order of sums. A warp's 32 lanes are the contract's lanes.
 //
 // Nothing is included: NVRTC then needs no headers.
 #pragma once
@@ -56,8 +56,8 @@ DEVICE float fold(float lane) {
     return lane;
 }
 
-// The sums of eight numbers over the lanes, folded in halves; lane l gets that of number l / 4. Each exchange halves the
-// numbers that a lane still has to do with.
+// The sums of eight numbers over the lanes, folded in halves; lane l gets that of number l / 4. Each exchange halves
+// the numbers that a lane still has to do with.
 DEVICE float fold_eight(const float (&x)[8], int lane) {
     float four[4], two[2];
 #pragma unroll
@@ -76,7 +76,8 @@ DEVICE float fold_eight(const float (&x)[8], int lane) {
     return add(one, __shfl_xor_sync(ALL_LANES, one, 1));
 }
 
-// The largest of a warp's lanes, folded in halves, in every lane. Where a NaN is about, only lanes below `half` may count.
+// The largest of a warp's lanes, folded in halves, in every lane. Where a NaN is about, only lanes below `half` may
+// count.
 DEVICE float fold_largest(float lane) {
 #pragma unroll
     for (int half = 16; half > 0; half >>= 1) lane = larger(lane, __shfl_down_sync(ALL_LANES, lane, half));
@@ -140,9 +141,9 @@ DEVICE void put(int sink, float* out, float y) {
     }
 }
 
-// Ternary weights on the device: 8 rows by 256 columns are 512 bytes, 16 for each lane of a warp. Lane 4 r + c holds row r;
-// word j of its four holds columns 64 j + 16 c to 64 j + 16 c + 15, in trion-core's order: byte e has columns e, 4 + e, 8 + e
-// and 12 + e, low bits first. `tiles` is the number of such pieces in a row.
+// Ternary weights on the device: 8 rows by 256 columns are 512 bytes, 16 for each lane of a warp. Lane 4 r + c holds
+// row r; word j of its four holds columns 64 j + 16 c to 64 j + 16 c + 15, in trion-core's order: byte e has columns
+// e, 4 + e, 8 + e and 12 + e, low bits first. `tiles` is the number of such pieces in a row.
 DEVICE size_t trit_word(int row, int block, int tiles) {
     size_t piece = (size_t)(row >> 3) * tiles + (block >> 4);
     return (piece * 32 + (row & 7) * 4 + (block & 3)) * 4 + ((block >> 2) & 3);
@@ -157,8 +158,9 @@ DEVICE int dot16(u32 word, int4 q, int acc) {
     return acc;
 }
 
-// Float matrices on the device: a row is cut into chunks of 512 bytes, in which each lane's elements are contiguous. With E
-// elements of 16 bytes to a lane, element e of lane l is column 32 e + l of the chunk. Int8 is stored with the top bit flipped.
+// Float matrices on the device: a row is cut into chunks of 512 bytes, in which each lane's elements are contiguous.
+// With E elements of 16 bytes to a lane, element e of lane l is column 32 e + l of the chunk. Int8 is stored with the
+// top bit flipped.
 template <int E>
 DEVICE size_t float_index(int row, int col, int chunks) {
     int within = col % (32 * E);

@@ -36,7 +36,8 @@ struct WeightI8 {
 
 // A warp makes 4 rows for T tokens. `x` is `[tokens, x_stride]`. Grid: pieces of 32 rows, pieces of T tokens.
 template <class W, int T>
-DEVICE void product(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows, int cols,
+DEVICE void product(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out,
+                    int rows, int cols,
                     int sink, int tokens) {
     int lane = threadIdx.x & 31, first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * ROWS, token = blockIdx.y * T;
     if (first >= rows) return;
@@ -77,11 +78,11 @@ DEVICE void product(const uint4* weights, const float* row_scales, const float* 
     }
 }
 
-#define PRODUCT(name, W, T)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(256)                                                                        \
-    name(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows, int cols,        \
-         int sink, int tokens) {                                                                                             \
-        product<W, T>(weights, row_scales, x, x_stride, out, rows, cols, sink, tokens);                                      \
+#define PRODUCT(name, W, T)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+    name(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows, int cols,  \
+         int sink, int tokens) {                                                                                       \
+        product<W, T>(weights, row_scales, x, x_stride, out, rows, cols, sink, tokens);                                \
     }
 
 PRODUCT(float_product_f32, WeightF32, 1)

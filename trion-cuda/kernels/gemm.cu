@@ -6,7 +6,8 @@
 #define TOKENS 64
 #define THREADS 128
 
-// Grid: pieces of 64 tokens, pieces of 64 rows. 64 columns at a time lie in shared memory, as bytes, in two buffers that take turns.
+// Grid: pieces of 64 tokens, pieces of 64 rows. 64 columns at a time lie in shared memory, as bytes, in two buffers
+// that take turns.
 extern "C" __global__ void __launch_bounds__(THREADS)
 ternary_gemm(const uint4* weights, float* out, float scale, int divide, int rows, int sink, const int4* q, int q_stride,
              const Scale* scales, int scales_stride, int tiles, int tokens) {
@@ -16,8 +17,9 @@ ternary_gemm(const uint4* weights, float* out, float scale, int divide, int rows
     int tx = threadIdx.x % 8, ty = threadIdx.x / 8;
     int acc[8][4] = {};
 
-    // What this thread brings: two words of four of the weights, for 256 columns, and two pieces of 16 activations at a time.
-    // Pieces of 8 rows beyond the matrix are never read, and rows beyond it hold the trit 0 or are left out below.
+    // What this thread brings: two words of four of the weights, for 256 columns, and two pieces of 16 activations at
+    // a time. Pieces of 8 rows beyond the matrix are never read, and rows beyond it hold the trit 0 or are left out
+    // below.
     uint4 w[2];
     int4 activations[2];
     int pieces = (rows + 7) / 8;

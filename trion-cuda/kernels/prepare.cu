@@ -4,7 +4,8 @@
 #define THREADS 512
 #define WARPS (THREADS / 32)
 
-// x = (x * r) * weight, r = 1 / sqrt(mean(x^2) + eps). One warp makes the sum, in the contract's order; all threads the rest.
+// x = (x * r) * weight, r = 1 / sqrt(mean(x^2) + eps). One warp makes the sum, in the contract's order; all threads
+// the rest.
 DEVICE void rms_norm(float* x, int cols, const float* weight, float eps, float* shared_r) {
     if (threadIdx.x < 32) {
         float squares = 0.0f;
@@ -45,7 +46,10 @@ DEVICE void prepare_row(const float* source, int skip, int cols, const float* no
         if (n == 1 ? own_norm != nullptr : norm != nullptr) {
             if (n == 1) {
 #pragma unroll
-                for (int i = 0; i < R; i++) w[i] = i * THREADS + threadIdx.x < cols ? own_norm[i * THREADS + threadIdx.x] : 0.0f;
+                for (int i = 0; i < R; i++) {
+                    int col = i * THREADS + threadIdx.x;
+                    w[i] = col < cols ? own_norm[col] : 0.0f;
+                }
             }
 #pragma unroll
             for (int i = 0; i < R; i++) squares[i * THREADS + threadIdx.x] = mul(x[i], x[i]);
@@ -112,12 +116,12 @@ DEVICE void prepare_row(const float* source, int skip, int cols, const float* no
     }
 }
 
-#define PREPARE_ROW(R)                                                                                                       \
-    extern "C" __global__ void __launch_bounds__(THREADS)                                                                    \
-    prepare_row_##R(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm,            \
-                    float own_eps, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride) {             \
-        prepare_row<R>(source, skip, cols, norm, eps, own_norm, own_eps, quantized, q_stride, q_cols, scales,                \
-                       scales_stride);                                                                                       \
+#define PREPARE_ROW(R)                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+    prepare_row_##R(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm,      \
+                    float own_eps, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride) {        \
+        prepare_row<R>(source, skip, cols, norm, eps, own_norm, own_eps, quantized, q_stride, q_cols, scales,          \
+                       scales_stride);                                                                                 \
     }
 
 PREPARE_ROW(2)
@@ -126,12 +130,13 @@ PREPARE_ROW(8)
 PREPARE_ROW(14)
 PREPARE_ROW(20)
 
-// For each token (a block of threads): row `skip + token` of `source` through up to two norms, to `input`, and quantised
-// over spans of `span` columns (none if 0) to `quantized`, with zeros up to `q_cols`. `in_shared` says that a row fits in
-// shared memory; otherwise the row of `input` serves.
+// For each token (a block of threads): row `skip + token` of `source` through up to two norms, to `input`, and
+// quantised over spans of `span` columns (none if 0) to `quantized`, with zeros up to `q_cols`. `in_shared` says that
+// a row fits in shared memory; otherwise the row of `input` serves.
 extern "C" __global__ void __launch_bounds__(THREADS)
 prepare(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm, float own_eps,
-        float* input, int input_stride, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride, int span,
+        float* input, int input_stride, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride,
+        int span,
         int in_shared) {
     extern __shared__ float row[];
     __shared__ float shared_r;

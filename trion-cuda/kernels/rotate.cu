@@ -1,12 +1,15 @@
 // Query and key norms, rotary embedding, and the write to the cache.
 #include "common.cuh"
 
-// The cache is [layers, heads, 2, context, head_dim], keys before values, as trion-core's. `cache` points to the layer.
+// The cache is [layers, heads, 2, context, head_dim], keys before values, as trion-core's. `cache` points to the
+// layer.
 //
 // A warp for each head of each token: query heads first, then key heads, then value heads. Grid: heads / 4, tokens.
 template <class F>
-DEVICE void rotate_heads(const int* position, float* query, const float* key, const float* value, typename F::Bits* cache,
-                         const float* rotation, const float* q_norm, const float* k_norm, float eps, int heads, int kv_heads,
+DEVICE void rotate_heads(const int* position, float* query, const float* key, const float* value,
+                         typename F::Bits* cache,
+                         const float* rotation, const float* q_norm, const float* k_norm, float eps, int heads,
+                         int kv_heads,
                          int head_dim, int context) {
     int lane = threadIdx.x, unit = blockIdx.x * 4 + threadIdx.y, t = blockIdx.y;
     if (unit >= heads + 2 * kv_heads) return;
@@ -48,12 +51,13 @@ DEVICE void rotate_heads(const int* position, float* query, const float* key, co
     }
 }
 
-#define ROTATE(name, F)                                                                                                      \
-    extern "C" __global__ void __launch_bounds__(128) name(                                                                  \
-        const int* position, float* query, const float* key, const float* value, F::Bits* cache, const float* rotation,      \
-        const float* q_norm, const float* k_norm, float eps, int heads, int kv_heads, int head_dim, int context) {           \
-        rotate_heads<F>(position, query, key, value, cache, rotation, q_norm, k_norm, eps, heads, kv_heads, head_dim,        \
-                        context);                                                                                            \
+#define ROTATE(name, F)                                                                                                \
+    extern "C" __global__ void __launch_bounds__(128) name(                                                            \
+        const int* position, float* query, const float* key, const float* value, F::Bits* cache,                       \
+        const float* rotation,                                                                                         \
+        const float* q_norm, const float* k_norm, float eps, int heads, int kv_heads, int head_dim, int context) {     \
+        rotate_heads<F>(position, query, key, value, cache, rotation, q_norm, k_norm, eps, heads, kv_heads, head_dim,  \
+                        context);                                                                                      \
     }
 
 ROTATE(rotate_f32, F32)

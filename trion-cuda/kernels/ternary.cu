@@ -39,7 +39,8 @@ DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T
 // A block of threads makes 8 rows for T tokens; its warps share the columns. With PAIR it makes the same rows of two
 // matrices, gate and up, and stores act(gate) * up.
 template <int T, bool PAIR>
-DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles, int tokens) {
+DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles,
+                 int tokens) {
     __shared__ int parts[PAIR ? 2 : 1][T][8][WARPS];
     int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
     int tile = blockIdx.x, first = blockIdx.y * T;
@@ -96,10 +97,11 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
     }
 }
 
-#define GEMV(name, T, PAIR)                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(32 * WARPS) name(Jobs jobs, const int4* q, int q_stride, const Scale* scales, \
-                                                           int scales_stride, int tiles, int tokens) {                      \
-        gemv<T, PAIR>(jobs, q, q_stride, scales, scales_stride, tiles, tokens);                                              \
+#define GEMV(name, T, PAIR)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(32 * WARPS) name(Jobs jobs, const int4* q, int q_stride,              \
+    const Scale* scales,                                                                                               \
+                                                           int scales_stride, int tiles, int tokens) {                 \
+        gemv<T, PAIR>(jobs, q, q_stride, scales, scales_stride, tiles, tokens);                                        \
     }
 
 GEMV(ternary_gemv, 1, false)
@@ -107,8 +109,8 @@ GEMV(ternary_gemv_4, 4, false)
 GEMV(ternary_gemv_pair, 1, true)
 GEMV(ternary_gemv_pair_4, 4, true)
 
-// A matrix with a multiplier for each row and group of columns. A block of threads makes 8 rows for one token: first the
-// term of every group, then their sum in order. Grid: pieces of 8 rows, tokens.
+// A matrix with a multiplier for each row and group of columns. A block of threads makes 8 rows for one token: first
+// the term of every group, then their sum in order. Grid: pieces of 8 rows, tokens.
 #define GROUPS_AT_ONCE 128
 extern "C" __global__ void __launch_bounds__(128)
 ternary_groups(const u32* weights, const u16* multipliers, float* out, int rows, int sink, const int4* q, int q_stride,
