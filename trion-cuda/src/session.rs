@@ -21,7 +21,7 @@ pub struct CudaSession {
     pub(crate) options: SessionOptions,
     pub(crate) stream: Arc<CudaStream>,
     /// Graphs are dropped before the memory that they name.
-    graphs: [Option<CudaGraph>; 4],
+    graphs: Graphs,
     pub(crate) memory: CudaSlice<u8>,
     pub(crate) sizes: Sizes,
     base: u64,
@@ -37,6 +37,18 @@ pub struct CudaSession {
     pub(crate) logits_on_device: bool,
     spent: usize,
 }
+
+/// The graphs of a token: with and without the choice of the next one, for short and for long contexts.
+struct Graphs([Option<CudaGraph>; 4]);
+
+// SAFETY: the driver takes a graph's handles from any thread, from one at a time (CUDA driver API, Graph object thread safety).
+// They belong to one session, and are made, launched and destroyed only through `&mut` of it.
+#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
+unsafe impl Send for Graphs {}
+
+// SAFETY: nothing is reached through a shared reference.
+#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
+unsafe impl Sync for Graphs {}
 
 impl CudaSession {
     /// A session without tokens. All its memory is allocated here.
@@ -63,7 +75,7 @@ impl CudaSession {
             model: model.clone(),
             options,
             stream,
-            graphs: [None, None, None, None],
+            graphs: Graphs([None, None, None, None]),
             memory,
             sizes,
             base,
@@ -264,10 +276,10 @@ impl CudaSession {
     /// The graph that computes the token at a position; with the choice of the token, if `choose` says so.
     fn graph(&mut self, choose: bool, position: usize) -> Result<&CudaGraph> {
         let which = usize::from(choose) + 2 * usize::from(position < SHORT_CONTEXT);
-        if self.graphs[which].is_none() {
-            self.graphs[which] = Some(self.capture(choose, position)?);
+        if self.graphs.0[which].is_none() {
+            self.graphs.0[which] = Some(self.capture(choose, position)?);
         }
-        self.graphs[which].as_ref().ok_or_else(no_graph)
+        self.graphs.0[which].as_ref().ok_or_else(no_graph)
     }
 
     fn capture(&self, choose: bool, position: usize) -> Result<CudaGraph> {

@@ -299,6 +299,13 @@ mod tests {
     }
 
     #[test]
+    fn sessions_move_between_threads() {
+        fn moves<T: Send + Sync>() {}
+        moves::<Session>();
+        moves::<Model>();
+    }
+
+    #[test]
     fn an_observer_sees_every_stage_once_and_changes_nothing() {
         let model = model();
         let tokens = [1, 7, 3, 30, 5];
