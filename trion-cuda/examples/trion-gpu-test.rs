@@ -1,7 +1,8 @@
-//! Compares a GPU with the CPU, bit for bit, and measures it:
-//! `trion-gpu-test [--speed | --only-speed | --only-models] [MODEL ...]`.
+//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models]
+//! [MODEL ...]`.
 //!
-//! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit differs.
+//! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit
+//! differs.
 
 use std::error::Error;
 use std::path::Path;
@@ -162,7 +163,8 @@ fn compare_model(
     Ok(failed)
 }
 
-/// The model with a bfloat16 number in the last column of the embedding of the second token; none if it has other numbers there.
+/// The model with a bfloat16 number in the last column of the embedding of the second token; none if it has other
+/// numbers there.
 fn with_number(model: &Model, bits: u16) -> Outcome<Option<Model>> {
     let Matrix::Float(embedding) = model.core().embedding() else { return Ok(None) };
     let FloatData::Bf16(values) = embedding.data() else { return Ok(None) };

@@ -8,8 +8,8 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, result};
 use crate::error::{Doing, Error, Result};
 use crate::kernels::Kernels;
 
-/// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked for
-/// first; those of graphs came with CUDA 10 to 11.4, in 2021.
+/// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked
+/// for first; those of graphs came with CUDA 10 to 11.4, in 2021.
 const SYMBOLS: [&[u8]; 32] = [
     b"cuCtxGetCurrent\0",
     b"cuCtxSetCurrent\0",
@@ -70,8 +70,8 @@ impl CudaDevice {
             return Err(Error::NoDevice { index, count });
         }
         let context = CudaContext::new(index).doing("opening a GPU")?;
-        // SAFETY: memory is only shared between streams after the stream that wrote it has been waited for: a model's after
-        // its upload, a session's when it is copied.
+        // SAFETY: memory is only shared between streams after the stream that wrote it has been waited for: a model's
+        // after its upload, a session's when it is copied.
         #[expect(unsafe_code, reason = "events cannot be recorded while a graph is captured")]
         unsafe {
             context.disable_event_tracking();
@@ -132,7 +132,8 @@ impl CudaDevice {
     }
 }
 
-/// Looks for the driver, and for all that will be called in it, without calling anything that panics where it is missing.
+/// Looks for the driver, and for all that will be called in it, without calling anything that panics where it is
+/// missing.
 fn find_driver() -> Result<()> {
     let missing = |what: &str| Error::NoDriver(what.to_owned());
     // SAFETY: loads the driver's library, whose initialisers run, and looks at names in it without calling them.

@@ -222,7 +222,8 @@ impl Pass<'_> {
         self.launch(&kernels.prepare, [tokens, 1], block, shared, args)
     }
 
-    /// Products of plain ternary matrices that share an input, for few tokens; of gate and up, if the second has an activation.
+    /// Products of plain ternary matrices that share an input, for few tokens; of gate and up, if the second has an
+    /// activation.
     fn multiply_together<'m>(&self, products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Result<()> {
         let mut jobs = Jobs::default();
         let (mut cols, mut pieces, mut pair) = (0, 0, None);
@@ -445,8 +446,8 @@ fn same_input(a: &DeviceLinear, b: &DeviceLinear) -> bool {
     a.norm == 0 && b.norm == 0 && a.matrix.span == b.matrix.span && a.matrix.cols == b.matrix.cols
 }
 
-/// Warps that share the columns of a row of `tiles` pieces: so many that all of them run at once, of those the number that
-/// divides the columns best.
+/// Warps that share the columns of a row of `tiles` pieces: so many that all of them run at once, of those the number
+/// that divides the columns best.
 pub(crate) fn warps_for(tiles: usize, pieces: usize, multiprocessors: usize) -> usize {
     // What one multiprocessor runs at once of this kernel, by measurement rather than by registers alone.
     let most = (multiprocessors * 40 / pieces.max(1)).clamp(2, 10).min(tiles.max(1));

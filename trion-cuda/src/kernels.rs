@@ -144,8 +144,8 @@ pub(crate) struct Shape {
 
 /// Puts a kernel into the stream.
 ///
-/// Kernels write where the addresses among `args` point to; whoever calls holds these to be pieces of memory that live as long
-/// as the stream has work, as long as the kernel's sizes ask for.
+/// Kernels write where the addresses among `args` point to; whoever calls holds these to be pieces of memory that live
+/// as long as the stream has work, as long as the kernel's sizes ask for.
 pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: &CudaFunction, shape: Shape, args: &[Arg]) -> Result<()> {
     let mut builder = stream.launch_builder(kernel);
     for arg in args {
@@ -159,8 +159,8 @@ pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: &CudaFunction, shape: Sha
     let [(x, y), (block_x, block_y)] = [shape.grid, shape.block].map(|[x, y]| (x as u32, y as u32));
     let shared_mem_bytes = shape.shared as u32;
     let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (block_x, block_y, 1), shared_mem_bytes };
-    // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and a test
-    // launches every kernel), and addresses are pieces of memory as said above.
+    // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and a
+    // test launches every kernel), and addresses are pieces of memory as said above.
     #[expect(unsafe_code, reason = "a launch cannot be checked")]
     let launched = unsafe { builder.launch(config) };
     launched.doing("launching a kernel")?;

@@ -33,8 +33,8 @@ pub fn copy_bandwidth(device: &CudaDevice) -> Result<f64> {
     Ok(2.0 * COPY_BYTES as f64 / seconds / 1e9)
 }
 
-/// Microseconds of the product of a ternary matrix `[rows, cols]` with one token, in a graph, with weights that no cache holds.
-/// `warps` share the columns of a row; 0 for as many as a session takes.
+/// Microseconds of the product of a ternary matrix `[rows, cols]` with one token, in a graph, with weights that no
+/// cache holds. `warps` share the columns of a row; 0 for as many as a session takes.
 ///
 /// # Errors
 /// [`crate::Error::Memory`] without 400 MB of free memory, [`crate::Error::Driver`].

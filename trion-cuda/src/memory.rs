@@ -55,11 +55,13 @@ pub(crate) enum Piece {
     Intermediate,
     /// Cosines and sines of every position `[context, 2, head_dim / 2]`.
     Rotation,
-    /// Scores of one token `[heads, score_stride]`, or of each block of the prompt's attention `[blocks, 8, score_stride]`.
+    /// Scores of one token `[heads, score_stride]`, or of each block of the prompt's attention `[blocks, 8,
+    /// score_stride]`.
     Scores,
     /// The largest score of each block of positions of one token `[heads, score_stride / 64]`.
     Largest,
-    /// Sums of weights `[heads, score_stride / 64]`, then weighted sums of values `[heads, score_stride / 64, head_dim]`.
+    /// Sums of weights `[heads, score_stride / 64]`, then weighted sums of values `[heads, score_stride / 64,
+    /// head_dim]`.
     Parts,
     /// `[rows, vocab_size]`.
     Logits,

@@ -129,7 +129,8 @@ impl CudaModel {
         &self.0.config
     }
 
-    /// Row-blocks of a token that is number `positions` of its sequence, as [`Session::row_blocks_per_token`] counts them.
+    /// Row-blocks of a token that is number `positions` of its sequence, as [`Session::row_blocks_per_token`] counts
+    /// them.
     pub(crate) fn row_blocks_per_token(&self, positions: usize) -> usize {
         let heads = self.0.config.num_hidden_layers * self.0.config.num_attention_heads;
         self.0.first_cost.saturating_add(heads.saturating_mul(positions / 32))

@@ -41,8 +41,8 @@ pub struct CudaSession {
 /// The graphs of a token: with and without the choice of the next one, for short and for long contexts.
 struct Graphs([Option<CudaGraph>; 4]);
 
-// SAFETY: the driver takes a graph's handles from any thread, from one at a time (CUDA driver API, Graph object thread safety).
-// They belong to one session, and are made, launched and destroyed only through `&mut` of it.
+// SAFETY: the driver takes a graph's handles from any thread, from one at a time (CUDA driver API, Graph object thread
+// safety). They belong to one session, and are made, launched and destroyed only through `&mut` of it.
 #[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
 unsafe impl Send for Graphs {}
 
@@ -139,12 +139,12 @@ impl CudaSession {
         Ok(())
     }
 
-    /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; at least one batch.
-    /// A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX` computes all.
+    /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; at least
+    /// one batch. A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX` computes all.
     ///
     /// # Errors
-    /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails: the batch
-    /// can be begun again then, if the GPU can be used at all.
+    /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails:
+    /// the batch can be begun again then, if the GPU can be used at all.
     pub fn advance(&mut self, budget: usize) -> Result<Progress> {
         self.spent = 0;
         if self.logits_rows > 0 && self.done == self.tokens.len() {
@@ -198,8 +198,8 @@ impl CudaSession {
         Ok(self.logits().unwrap_or(&[]))
     }
 
-    /// Chooses and computes `count` tokens, each the one with the largest logit, without coming back to the host in between.
-    /// The logits must be ready. Gives the tokens; the logits after the last are ready then.
+    /// Chooses and computes `count` tokens, each the one with the largest logit, without coming back to the host in
+    /// between. The logits must be ready. Gives the tokens; the logits after the last are ready then.
     ///
     /// # Errors
     /// [`Error::Core`] if no logits are ready or there are not so many positions, [`Error::Driver`].
@@ -233,15 +233,15 @@ impl CudaSession {
         Ok(&self.tokens[first..])
     }
 
-    /// The logits `[rows, vocab_size]`, once they are ready and until [`CudaSession::advance`] begins new ones: one row for the
-    /// last token computed, or with [`Logits::All`] one for each token computed since the logits before.
+    /// The logits `[rows, vocab_size]`, once they are ready and until [`CudaSession::advance`] begins new ones: one row
+    /// for the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
         (rows > 0).then(|| &self.logits[..rows * self.model.config().vocab_size])
     }
 
-    /// Forgets all tokens from position `len` on. Push at least one before the next [`CudaSession::advance`], unless just those
-    /// are forgotten that were pushed after the logits: these are ready then.
+    /// Forgets all tokens from position `len` on. Push at least one before the next [`CudaSession::advance`], unless
+    /// just those are forgotten that were pushed after the logits: these are ready then.
     ///
     /// # Errors
     /// [`Error::Core`] if there are fewer tokens.
@@ -334,7 +334,8 @@ impl CudaSession {
 
 impl Drop for CudaSession {
     fn drop(&mut self) {
-        // Memory and graphs may still be in use; an error has been reported by whoever put the work there, or never will be.
+        // Memory and graphs may still be in use; an error has been reported by whoever put the work there, or never
+        // will be.
         let _ = self.stream.synchronize();
     }
 }

@@ -137,7 +137,8 @@ impl CudaSession {
         self.model.config().head_dim * self.options.cache.bytes()
     }
 
-    /// Planes of the cache (the keys or the values of a head of a layer), the bytes from one to the next, and those in use.
+    /// Planes of the cache (the keys or the values of a head of a layer), the bytes from one to the next, and those in
+    /// use.
     fn planes(&self) -> (usize, usize, usize) {
         let config = self.model.config();
         let planes = config.num_hidden_layers * config.num_key_value_heads * 2;

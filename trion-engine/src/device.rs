@@ -96,7 +96,8 @@ mod tests {
         }
     }
 
-    /// True on a machine with a GPU and on one without: what matters is that nothing panics, and that the error says why.
+    /// True on a machine with a GPU and on one without: what matters is that nothing panics, and that the error says
+    /// why.
     #[test]
     fn a_gpu_that_is_not_there_is_an_error_with_a_reason() {
         assert_eq!(Device::open(DeviceName::Cpu).unwrap().name(), "cpu");

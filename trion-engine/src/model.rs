@@ -116,7 +116,8 @@ impl Model {
         Self::read(&mut &*bytes, bytes.len())
     }
 
-    /// A model in the `size` bytes of a packed file or of a GGUF file that `reader` gives: a file inside an archive, say.
+    /// A model in the `size` bytes of a packed file or of a GGUF file that `reader` gives: a file inside an archive,
+    /// say.
     ///
     /// # Errors
     /// As [`Model::open`]; the error names the file `memory`. [`Error::Io`] if the reader fails or ends early.
@@ -188,7 +189,8 @@ impl Model {
         })
     }
 
-    /// The same model on a device: its sessions compute there. Sessions of a model that is on no device compute on the CPU.
+    /// The same model on a device: its sessions compute there. Sessions of a model that is on no device compute on the
+    /// CPU.
     ///
     /// # Errors
     /// [`Error::Cuda`] if the weights do not fit into the GPU's memory, or it fails.

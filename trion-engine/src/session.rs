@@ -25,8 +25,8 @@ self_cell!(
     }
 );
 
-/// A [`CoreSession`] with its model and its memory; or, for a model on a GPU ([`Model::on`]), one that computes there, with
-/// the same bits. On the CPU nothing is allocated after it is made.
+/// A [`CoreSession`] with its model and its memory; or, for a model on a GPU ([`Model::on`]), one that computes there,
+/// with the same bits. On the CPU nothing is allocated after it is made.
 pub struct Session {
     place: Place,
 }
@@ -69,8 +69,8 @@ impl Session {
     /// A session on the fastest kernel of this CPU, or on the model's GPU.
     ///
     /// # Errors
-    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if there is not enough memory, [`Error::Cuda`] if
-    /// there is not enough on the GPU, or it fails.
+    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if there is not enough memory,
+    /// [`Error::Cuda`] if there is not enough on the GPU, or it fails.
     pub fn new(model: &Model, options: SessionOptions) -> Result<Self> {
         Self::with_kernel(model, options, Kernel::detect())
     }
@@ -250,7 +250,8 @@ mod tests {
     use crate::pack::FloatFormat;
     use crate::random::random_model;
 
-    /// What an observer sees, with everything that it must agree with checked on the way: layers, projections, positions.
+    /// What an observer sees, with everything that it must agree with checked on the way: layers, projections,
+    /// positions.
     fn observe(session: &mut Session, budget: usize) -> Vec<String> {
         let mut seen = Vec::new();
         let model = session.model().clone();
