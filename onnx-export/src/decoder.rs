@@ -1,6 +1,6 @@
 //! The whole decoder: ids in, logits out, keys and values in and out.
 
-use trion_core::{Activation, Config, FloatData, Layer, LayerNorm, Matrix, Model, Projection, Rescale};
+use trion_core::{Activation, Config, Layer, LayerNorm, Matrix, Model, Projection, Rescale};
 
 use crate::error::{Error, Result};
 use crate::export::{ExportOptions, HeadFormat};
@@ -213,7 +213,7 @@ fn head(
 ) -> Result<()> {
     let module = names::HEAD;
     let table = match embedding {
-        Some(table) if same(model.embedding(), model.head()) => Some(table),
+        Some(table) if model.is_tied() => Some(table),
         _ => table(graph, module, model.head(), options.head)?,
     };
     match (table, model.head()) {
@@ -227,19 +227,6 @@ fn head(
         (None, Matrix::Float(_)) => {}
     }
     Ok(())
-}
-
-/// Whether two float matrices are the same memory: a tied head.
-fn same(a: &Matrix<'_>, b: &Matrix<'_>) -> bool {
-    let start = |matrix: &Matrix<'_>| match matrix {
-        Matrix::Float(matrix) => match matrix.data() {
-            FloatData::F32(values) => values.as_ptr().addr(),
-            FloatData::F16(bits) | FloatData::Bf16(bits) => bits.as_ptr().addr(),
-            FloatData::I8 { values, .. } => values.as_ptr().addr(),
-        },
-        Matrix::Ternary(matrix) => matrix.packed().as_ptr().addr(),
-    };
-    start(a) == start(b)
 }
 
 /// One block.

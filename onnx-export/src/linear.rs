@@ -224,11 +224,8 @@ pub(crate) fn group(matrix: &TernaryMatrix<'_>) -> Option<(usize, usize)> {
 
 /// The scales of a matrix with groups, a row's side by side: `scales[row * groups + group]`, as half-precision bits.
 pub(crate) fn group_scales(matrix: &TernaryMatrix<'_>) -> Vec<u16> {
-    use trion_core::ternary::TILE_ROWS;
-    let Rescale::Groups { size, scales } = matrix.rescale() else { return Vec::new() };
-    let groups = matrix.cols().div_ceil(size);
-    let at = |row: usize, group: usize| scales[(row / TILE_ROWS * groups + group) * TILE_ROWS + row % TILE_ROWS];
-    (0..matrix.rows()).flat_map(|row| (0..groups).map(move |group| at(row, group))).collect()
+    let groups = group(matrix).map_or(0, |(_, groups)| groups);
+    (0..matrix.rows()).flat_map(|row| (0..groups).filter_map(move |group| matrix.group_scale(row, group))).collect()
 }
 
 /// Trits as the product wants them: `[cols, rows]`, or `[groups, group, rows]`.

@@ -204,12 +204,7 @@ fn matrices(model: &Model) -> Vec<(String, &Matrix<'_>)> {
             (name, &layer.projection(projection).matrix)
         }));
     }
-    let tied = match (core.head(), core.embedding()) {
-        (Matrix::Float(head), Matrix::Float(embedding)) => same_place(head.data(), embedding.data()),
-        (Matrix::Ternary(head), Matrix::Ternary(embedding)) => std::ptr::eq(head.packed(), embedding.packed()),
-        _ => false,
-    };
-    if !tied {
+    if !core.is_tied() {
         matrices.push(("lm_head".to_owned(), core.head()));
     }
     matrices
@@ -231,15 +226,6 @@ fn rows(model: &Model) -> Vec<Row> {
         bytes: 4 * vectors,
     });
     rows
-}
-
-fn same_place(a: FloatData<'_>, b: FloatData<'_>) -> bool {
-    match (a, b) {
-        (FloatData::F32(a), FloatData::F32(b)) => std::ptr::eq(a, b),
-        (FloatData::F16(a), FloatData::F16(b)) | (FloatData::Bf16(a), FloatData::Bf16(b)) => std::ptr::eq(a, b),
-        (FloatData::I8 { values: a, .. }, FloatData::I8 { values: b, .. }) => std::ptr::eq(a, b),
-        _ => false,
-    }
 }
 
 fn row(name: String, matrix: &Matrix<'_>) -> Row {

@@ -146,6 +146,7 @@ pub struct Model<'w> {
     layers: &'w [Layer<'w>],
     norm: &'w [f32],
     head: Matrix<'w>,
+    is_tied: bool,
     fingerprint: u64,
 }
 
@@ -171,7 +172,7 @@ impl<'w> Model<'w> {
         }
         let table = [config.vocab_size, config.hidden_size];
         check_matrix(&config, "embed_tokens", None, &embedding, table)?;
-        let head = head.unwrap_or(embedding);
+        let (is_tied, head) = (head.is_none(), head.unwrap_or(embedding));
         check_matrix(&config, "lm_head", None, &head, table)?;
         check_vector("norm", None, norm, config.hidden_size)?;
         for (n, layer) in layers.iter().enumerate() {
@@ -191,7 +192,7 @@ impl<'w> Model<'w> {
                 }
             }
         }
-        let mut model = Model { config, embedding, layers, norm, head, fingerprint: 0 };
+        let mut model = Model { config, embedding, layers, norm, head, is_tied, fingerprint: 0 };
         model.fingerprint = model.compute_fingerprint();
         Ok(model)
     }
@@ -209,6 +210,11 @@ impl<'w> Model<'w> {
     /// The output head `[vocab_size, hidden_size]`; the embedding where it is tied.
     pub const fn head(&self) -> &Matrix<'w> {
         &self.head
+    }
+
+    /// Whether the head is the embedding.
+    pub const fn is_tied(&self) -> bool {
+        self.is_tied
     }
 
     /// The norm before the head `[hidden_size]`.

@@ -200,14 +200,17 @@ impl<'w> TernaryMatrix<'w> {
             let scale = match self.rescale {
                 Rescale::Multiply(scale) => scale,
                 Rescale::Divide(scale) => 1.0 / scale,
-                Rescale::Groups { size, .. } => self
-                    .scales_of(row / TILE_ROWS, b * BLOCK_COLS / size)
-                    .map_or(0.0, |s| f16_to_f32(s[row % TILE_ROWS])),
+                Rescale::Groups { size, .. } => self.group_scale(row, b * BLOCK_COLS / size).map_or(0.0, f16_to_f32),
             };
             for (out, trit) in out.iter_mut().zip(trits) {
                 *out = f32::from(trit) * scale;
             }
         }
+    }
+
+    /// The scale of a row for one group of columns, as half-precision bits; `None` where the matrix has no such group.
+    pub fn group_scale(&self, row: usize, group: usize) -> Option<u16> {
+        self.scales_of(row / TILE_ROWS, group).map(|scales| scales[row % TILE_ROWS])
     }
 
     /// The scales of the 32 rows of a tile for one group of columns.

@@ -76,18 +76,7 @@ DEVICE void weights(const int* position, const typename F::Bits* cache, const fl
         }
         for (int d = threadIdx.x; d < head_dim; d += blockDim.x) {
             const typename F::Bits* from = values + (size_t)first * head_dim + d;
-            float b = 0.0f;
-            // The loads of 16 positions are under way at once, also in a short block.
-            for (int j = 0; j < count; j += 16) {
-                float loaded[16];
-#pragma unroll
-                for (int n = 0; n < 16; n++) loaded[n] = F::load(from + (size_t)min(j + n, count - 1) * head_dim);
-#pragma unroll
-                for (int n = 0; n < 16; n++) {
-                    if (j + n < count) b = add(b, mul(shared_weights[j + n], loaded[n]));
-                }
-            }
-            parts[((size_t)head * all + block) * head_dim + d] = b;
+            parts[((size_t)head * all + block) * head_dim + d] = weigh<F>(shared_weights, from, count, head_dim);
         }
         __syncthreads();
     }

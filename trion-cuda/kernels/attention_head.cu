@@ -137,19 +137,10 @@ DEVICE void attend(const int* position, float* query, const float* key, const fl
     // A thread for each column of each block of positions.
     for (int i = threadIdx.x; i < blocks * head_dim; i += THREADS) {
         int first = i / head_dim * ATTENTION_BLOCK, d = i % head_dim;
-        // Positions before p; the loads of 16 are under way at once.
+        // Positions before p.
         int count = min(ATTENTION_BLOCK, p - first);
         const typename F::Bits* from = values + (size_t)first * head_dim + d;
-        float b = 0.0f;
-        for (int j = 0; j < count; j += 16) {
-            float loaded[16];
-#pragma unroll
-            for (int n = 0; n < 16; n++) loaded[n] = F::load(from + (size_t)min(j + n, count - 1) * head_dim);
-#pragma unroll
-            for (int n = 0; n < 16; n++) {
-                if (j + n < count) b = add(b, mul(scores[first + j + n], loaded[n]));
-            }
-        }
+        float b = weigh<F>(scores + first, from, count, head_dim);
         if (p - first < ATTENTION_BLOCK) b = add(b, mul(scores[p], v[d]));
         parts[i] = b;
     }

@@ -116,6 +116,23 @@ struct F16 {
     static DEVICE void store(u16* to, float value) { *to = float_to_half(value); }
 };
 
+// The weighted sum of one column of up to 64 positions, in order: `from` is the first position's number, the others lie
+// `head_dim` apart. The loads of 16 positions are under way at once, also where fewer are left.
+template <class F>
+DEVICE float weigh(const float* weights, const typename F::Bits* from, int count, int head_dim) {
+    float sum = 0.0f;
+    for (int j = 0; j < count; j += 16) {
+        float loaded[16];
+#pragma unroll
+        for (int n = 0; n < 16; n++) loaded[n] = F::load(from + (size_t)min(j + n, count - 1) * head_dim);
+#pragma unroll
+        for (int n = 0; n < 16; n++) {
+            if (j + n < count) sum = add(sum, mul(weights[j + n], loaded[n]));
+        }
+    }
+    return sum;
+}
+
 // What happens to an output of a projection.
 #define SINK_STORE 0
 #define SINK_ADD 1

@@ -370,24 +370,26 @@ impl Pass<'_> {
         }
     }
 
+    /// The first arguments of the kernels that rotate queries and keys.
+    fn rotation_args(&self, n: usize, layer: &DeviceLayer) -> [Arg; 9] {
+        [
+            self.at(Piece::Position).into(),
+            self.at(Piece::Query).into(),
+            self.at(Piece::Key).into(),
+            self.at(Piece::Value).into(),
+            self.cache(n).into(),
+            self.at(Piece::Rotation).into(),
+            layer.norms[LayerNorm::Query as usize].into(),
+            layer.norms[LayerNorm::Key as usize].into(),
+            self.config().rms_norm_eps.into(),
+        ]
+    }
+
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
         let config = self.config();
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let args = args![
-            self.at(Piece::Position),
-            self.at(Piece::Query),
-            self.at(Piece::Key),
-            self.at(Piece::Value),
-            self.cache(n),
-            self.at(Piece::Rotation),
-            layer.norms[LayerNorm::Query as usize],
-            layer.norms[LayerNorm::Key as usize],
-            config.rms_norm_eps,
-            heads,
-            kv_heads,
-            config.head_dim,
-            self.options.context,
-        ];
+        let own = args![heads, kv_heads, config.head_dim, self.options.context];
+        let args = &[&self.rotation_args(n, layer)[..], own].concat();
         let kernel = self.by_cache(&self.kernels.rotate_f32, &self.kernels.rotate_f16);
         self.launch(kernel, [(heads + 2 * kv_heads).div_ceil(4), self.batch], [32, 4], 0, args)
     }
@@ -396,21 +398,9 @@ impl Pass<'_> {
     fn attend_short(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
         let config = self.config();
         let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
-        let args = args![
-            self.at(Piece::Position),
-            self.at(Piece::Query),
-            self.at(Piece::Key),
-            self.at(Piece::Value),
-            self.cache(n),
-            self.at(Piece::Rotation),
-            layer.norms[LayerNorm::Query as usize],
-            layer.norms[LayerNorm::Key as usize],
-            config.rms_norm_eps,
-            heads / config.num_key_value_heads,
-            head_dim,
-            self.options.context,
-            1.0 / (head_dim as f32).sqrt(),
-        ];
+        let group = heads / config.num_key_value_heads;
+        let own = args![group, head_dim, self.options.context, 1.0 / (head_dim as f32).sqrt()];
+        let args = &[&self.rotation_args(n, layer)[..], own].concat();
         let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
         self.launch(kernel, [heads, 1], [1024, 1], 4 * SHORT_VECTORS * head_dim, args)
     }

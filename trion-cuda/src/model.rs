@@ -89,7 +89,7 @@ impl CudaModel {
         let mut upload = Upload { base, stream, memory, used: 0 };
 
         let embedding = upload.matrix(model.embedding())?;
-        let head = if is_tied(model) { embedding } else { upload.matrix(model.head())? };
+        let head = if model.is_tied() { embedding } else { upload.matrix(model.head())? };
         let norm = upload.floats(model.norm())?;
         let mut layers = Vec::with_capacity(model.layers().len());
         for layer in model.layers() {
@@ -135,19 +135,6 @@ impl CudaModel {
         let heads = self.0.config.num_hidden_layers * self.0.config.num_attention_heads;
         self.0.first_cost.saturating_add(heads.saturating_mul(positions / 32))
     }
-}
-
-/// Whether the head is the embedding: they are one piece of memory then.
-pub(crate) fn is_tied(model: &Model<'_>) -> bool {
-    let place = |matrix: &Matrix<'_>| match matrix {
-        Matrix::Ternary(m) => m.packed().as_ptr().cast::<u8>(),
-        Matrix::Float(m) => match m.data() {
-            trion_core::FloatData::F32(w) => w.as_ptr().cast(),
-            trion_core::FloatData::F16(w) | trion_core::FloatData::Bf16(w) => w.as_ptr().cast(),
-            trion_core::FloatData::I8 { values, .. } => values.as_ptr().cast(),
-        },
-    };
-    place(model.embedding()) == place(model.head())
 }
 
 /// Weights on their way to the device, one piece after the other.

@@ -4,7 +4,6 @@ use trion_core::{Config, Matrix, Model, SessionOptions};
 
 use crate::layout::{aligned, matrix_bytes};
 use crate::memory::Sizes;
-use crate::model::is_tied;
 
 /// Bytes of GPU memory, by what they are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ fn matrix_total(matrix: &Matrix<'_>) -> usize {
 }
 
 fn embedding_bytes(model: &Model<'_>) -> usize {
-    let head = if is_tied(model) { 0 } else { matrix_total(model.head()) };
+    let head = if model.is_tied() { 0 } else { matrix_total(model.head()) };
     matrix_total(model.embedding()).saturating_add(head)
 }
 

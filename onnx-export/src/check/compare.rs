@@ -4,8 +4,7 @@
 //! takes ONNX Runtime's integer and goes on from it, so that everything behind is compared as strictly as before.
 
 use trion_core::numeric::f16_to_f32;
-use trion_core::ternary::TILE_ROWS;
-use trion_core::{Kernel, Projection, Rescale};
+use trion_core::{Kernel, Projection, Rescale, TernaryMatrix};
 use trion_engine::{Model, Observation, Parallel, PreparedInput, Progress, Session};
 
 use super::continuation::{Continuation, best};
@@ -334,7 +333,7 @@ fn product(
             continue; // Its output is the logits.
         }
         let scales: Vec<f32> = row.pass.scales(module, row.row, token)?.into_iter().map(|scale| scale as f32).collect();
-        let expected = rescale(matrix.rescale(), rows, &sums, &scales);
+        let expected = rescale(matrix, &sums, &scales);
         let found = row.pass.row(&names::output(&module.name), rows, row.row, token)?;
         let difference = largest_difference(&expected, found) / largest(&expected);
         counts.rescale = counts.rescale.max(difference);
@@ -349,17 +348,15 @@ fn product(
 }
 
 /// Sums `[groups, rows]` as floats `[rows]`, in the contract's order of operations.
-fn rescale(rule: Rescale<'_>, rows: usize, sums: &[i32], scales: &[f32]) -> Vec<f32> {
+fn rescale(matrix: &TernaryMatrix<'_>, sums: &[i32], scales: &[f32]) -> Vec<f32> {
+    let rows = matrix.rows();
     let mut y = vec![0.0; rows];
     for (group, (sums, s)) in sums.chunks(rows).zip(scales).enumerate() {
         for (row, (y, sum)) in y.iter_mut().zip(sums).enumerate() {
-            *y += match rule {
+            *y += match matrix.rescale() {
                 Rescale::Multiply(m) => *sum as f32 / s * m,
                 Rescale::Divide(d) => *sum as f32 / (d * s),
-                Rescale::Groups { scales: multipliers, .. } => {
-                    let of_row = (row / TILE_ROWS * scales.len() + group) * TILE_ROWS + row % TILE_ROWS;
-                    *sum as f32 / s * f16_to_f32(multipliers[of_row])
-                }
+                Rescale::Groups { .. } => *sum as f32 / s * matrix.group_scale(row, group).map_or(0.0, f16_to_f32),
             };
         }
     }

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
-use trion_core::{Matrix, Projection, Rescale, TernaryMatrix};
+use trion_core::{Matrix, Projection, TernaryMatrix};
 use trion_engine::Model;
 
 use crate::error::{Error, Result};
 use crate::export::GRAPH_FILE;
+use crate::linear::group;
 use crate::names;
 use crate::proto::{ModelProto, ValueInfoProto};
 use crate::runtime::{Graph, Numbers, Runtime, Tensor};
@@ -46,10 +47,7 @@ impl<'m> Module<'m> {
 
     /// Groups of columns with scales of their own, and columns of each in the graph.
     fn groups(&self) -> (usize, usize) {
-        match self.matrix.rescale() {
-            Rescale::Groups { size, .. } => (self.matrix.cols().div_ceil(size), size),
-            Rescale::Multiply(_) | Rescale::Divide(_) => (1, self.matrix.cols()),
-        }
+        group(&self.matrix).map_or((1, self.matrix.cols()), |(size, groups)| (groups, size))
     }
 }
 
