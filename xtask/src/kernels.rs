@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::embed::{remove, target};
+use crate::embed::target;
+use crate::python::Packages;
 use crate::{Outcome, root, run};
 
 /// The last compiler and the last assembler that know Pascal.
@@ -30,7 +31,7 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
         [only] if only == "--check" => true,
         _ => return Err("cargo xtask kernels [--check]".to_owned()),
     };
-    let packages = packages()?;
+    let Some(packages) = packages()? else { return Ok(()) };
     let (compiler, assembler) = (packages.join(COMPILER), packages.join(ASSEMBLER));
     let (sources, ptx) = (root().join("trion-cuda/kernels"), root().join("trion-cuda/ptx"));
     let script = root().join("xtask/src/kernels.py");
@@ -100,29 +101,11 @@ fn said(command: &mut Command) -> Result<String, String> {
     if outcome.status.success() { Ok(out + &errors) } else { Err(format!("{what}: {}\n{out}{errors}", outcome.status)) }
 }
 
-/// The directory of the compiler and the assembler, installed once.
-fn packages() -> Result<PathBuf, String> {
-    let packages = target().join("nvrtc");
-    let mark = packages.join("installed.txt");
-    let wanted = PACKAGES.join("\n");
-    if fs::read_to_string(&mark).is_ok_and(|installed| installed == wanted) {
-        return Ok(packages);
-    }
-    // Renamed at the end, so that an interrupted installation is never taken for a whole one.
-    let fresh = target().join("nvrtc.part");
-    remove(&fresh)?;
-    let how = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"];
-    let to = ["--target", &fresh.to_string_lossy()];
-    run("python3", &[&["-m", "pip", "install"], &how[..], &to, &PACKAGES].concat())?;
-    for file in [COMPILER, ASSEMBLER] {
-        if !fresh.join(file).exists() {
-            return Err(format!("{} is not there; only Linux's is looked for", fresh.join(file).display()));
-        }
-    }
-    fs::write(fresh.join("installed.txt"), wanted).map_err(|e| format!("{}: {e}", mark.display()))?;
-    remove(&packages)?;
-    fs::rename(&fresh, &packages).map_err(|e| format!("{}: {e}", packages.display()))?;
-    Ok(packages)
+/// The directory of the compiler and the assembler; nothing where Python is missing.
+fn packages() -> Result<Option<PathBuf>, String> {
+    let what = PACKAGES.map(str::to_owned).to_vec();
+    let wanted = PACKAGES.join("\n") + "\n";
+    Packages { directory: "nvrtc", what, wanted, files: &[COMPILER, ASSEMBLER] }.install()
 }
 
 /// PTX that states [`PTX_VERSION`], without hints that came later.

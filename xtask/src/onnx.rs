@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::embed::{have, output, remove, skip, target};
-use crate::{Outcome, run};
+use crate::Outcome;
+use crate::python::Packages;
 
 /// Everything that is installed, with versions.
 const REQUIREMENTS: &str = "onnx-export/tests/python/requirements.txt";
@@ -24,34 +24,8 @@ pub(crate) fn onnxruntime() -> Outcome {
 ///
 /// Not a virtual environment, since the place of the library in one depends on the version of Python.
 pub(crate) fn packages() -> Result<Option<PathBuf>, String> {
-    if !have(&["python3"])? {
-        return Ok(None);
-    }
-    let packages = target().join("onnxruntime");
     let requirements = crate::root().join(REQUIREMENTS);
-    let requirements = fs::read_to_string(&requirements).map_err(|e| format!("{}: {e}", requirements.display()))?;
-    // Packages with machine code are for one version of Python.
-    let version = output("python3", &["-c", "import sys; print(sys.implementation.cache_tag)"])?;
-    let wanted = format!("{requirements}# {version}");
-    if fs::read_to_string(packages.join("installed.txt")).is_ok_and(|installed| installed == wanted) {
-        return Ok(Some(packages));
-    }
-    if output("python3", &["-m", "pip", "--version"]).is_err() {
-        skip("python3 has no pip (on Debian: apt-get install python3-pip)")?;
-        return Ok(None);
-    }
-    // Renamed at the end, so that an interrupted installation is never taken for a whole one.
-    let fresh = target().join("onnxruntime.part");
-    remove(&fresh)?;
-    let how = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:"];
-    let what = ["--requirement", REQUIREMENTS, "--target", &fresh.to_string_lossy()];
-    run("python3", &[&["-m", "pip", "install"], &how[..], &what].concat())?;
-    if !fresh.join(LIBRARY).exists() {
-        return Err(format!("{} is not there; only Linux's is looked for", fresh.join(LIBRARY).display()));
-    }
-    let installed = fresh.join("installed.txt");
-    fs::write(&installed, wanted).map_err(|e| format!("{}: {e}", installed.display()))?;
-    remove(&packages)?;
-    fs::rename(&fresh, &packages).map_err(|e| format!("{}: {e}", packages.display()))?;
-    Ok(Some(packages))
+    let wanted = fs::read_to_string(&requirements).map_err(|e| format!("{}: {e}", requirements.display()))?;
+    let what = vec!["--requirement".to_owned(), REQUIREMENTS.to_owned()];
+    Packages { directory: "onnxruntime", what, wanted, files: &[LIBRARY] }.install()
 }
