@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
-use trion_cuda::{CudaDevice, CudaModel, CudaSession, measure};
+use trion_cuda::{CudaDevice, CudaModel, CudaSession, KernelSet, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     if what.starts_with("--") {
         arguments.remove(0);
     }
-    let device = match CudaDevice::open(0) {
-        Ok(device) => device,
+    let devices = match CudaDevice::open(0).and_then(both_kernel_sets) {
+        Ok(devices) => devices,
         Err(e @ (trion_cuda::Error::NoDriver(_) | trion_cuda::Error::NoDevice { .. })) => {
             println!("skipped: {e}");
             return ExitCode::SUCCESS;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(&device, compares, speed, &arguments) {
+    match run(&devices, compares, speed, &arguments) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("{failed} comparisons failed");
@@ -46,29 +46,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(device: &CudaDevice, compares: bool, speed: bool, models: &[String]) -> Outcome<usize> {
+/// The device, and with the kernels of a GTX 1050 besides where its own are others.
+fn both_kernel_sets(device: CudaDevice) -> trion_cuda::Result<Vec<CudaDevice>> {
+    let is_newer = device.kernel_set() != KernelSet::Sm61;
+    let mut devices = vec![device];
+    if is_newer {
+        devices.push(CudaDevice::open_compatible(0)?);
+    }
+    Ok(devices)
+}
+
+fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -> Outcome<usize> {
+    let device = &devices[0];
     println!("{}, {} multiprocessors, memory {:?}", device.name(), device.multiprocessors(), device.memory()?);
+    println!("kernels: {:?}", devices.iter().map(CudaDevice::kernel_set).collect::<Vec<_>>());
     let pool = Pool::new(0)?;
     let mut failed = 0;
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
     for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
-        failed += compare_model(device, &pool, &name, &model, &[1, 3, 17, 70, 1020], 20)?;
+        failed += compare_model(devices, &pool, &name, &model, &[1, 3, 17, 70, 1020], 20)?;
         for (kind, bits) in [("NaN", 0x7fc0), ("infinity", 0x7f80)] {
             if let Some(model) = with_number(&model, bits)? {
                 failed +=
-                    compare_model(device, &pool, &format!("  with {kind} in the embedding"), &model, &[1, 2, 40], 5)?;
+                    compare_model(devices, &pool, &format!("  with {kind} in the embedding"), &model, &[1, 2, 40], 5)?;
             }
         }
     }
     for path in models {
         let model = Model::open(path)?;
         let name = Path::new(path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
-        failed += compare_model(device, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
+        failed += compare_model(devices, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
     }
     if speed {
-        speed_of_gemv(device)?;
-        failed += speed_of_2b4t(device, &pool)?;
+        for device in devices {
+            println!("{:?}", device.kernel_set());
+            speed_of_gemv(device)?;
+            failed += speed_of_2b4t(device, &pool)?;
+        }
     }
     Ok(failed)
 }
@@ -133,14 +148,15 @@ fn shapes() -> Vec<(String, Config, FloatFormat)> {
 
 /// Compares prompts and greedy decoding, with both caches and several batch sizes, and everything a session can do.
 fn compare_model(
-    device: &CudaDevice,
+    devices: &[CudaDevice],
     pool: &Pool,
     name: &str,
     model: &Model,
     prompts: &[usize],
     decode: usize,
 ) -> Outcome<usize> {
-    let uploaded = CudaModel::upload(device, model.core())?;
+    let uploaded: Vec<CudaModel> =
+        devices.iter().map(|device| CudaModel::upload(device, model.core())).collect::<Result<_, _>>()?;
     let longest = model.config().max_position_embeddings;
     let mut failed = 0;
     for cache in [CacheType::F32, CacheType::F16] {
@@ -155,7 +171,10 @@ fn compare_model(
             let result = outcome.unwrap_or_else(|| "equal".to_owned());
             println!("{name:44}  {:>5}  {prompt:>6}  {max_batch:>6}  {decode:>6}  {result}", format!("{cache:?}"));
         }
-        let outcome = operations(model, &uploaded, pool, cache)?;
+        let mut outcome = None;
+        for uploaded in &uploaded {
+            outcome = outcome.or(operations(model, uploaded, pool, cache)?);
+        }
         failed += usize::from(outcome.is_some());
         let result = outcome.unwrap_or_else(|| "equal".to_owned());
         println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, load");
@@ -195,33 +214,46 @@ fn difference(what: &str, gpu: &[f32], cpu: &[f32]) -> Option<String> {
 
 fn compare(
     model: &Model,
-    uploaded: &CudaModel,
+    uploaded: &[CudaModel],
     pool: &Pool,
     options: SessionOptions,
     prompt: &[u32],
     decode: usize,
 ) -> Outcome<Option<String>> {
     let mut cpu = Session::new(model, options)?;
-    let mut gpu = CudaSession::new(uploaded, options)?;
     let mut greedy = Sampler::new(SamplerOptions::GREEDY)?;
     let expected = cpu.evaluate(prompt, pool)?;
-    if let Some(what) = difference("prompt", gpu.evaluate(prompt)?, expected) {
-        return Ok(Some(what));
+    let mut gpus = Vec::new();
+    for uploaded in uploaded {
+        let mut gpu = CudaSession::new(uploaded, options)?;
+        let set = uploaded.device().kernel_set();
+        if let Some(what) = difference(&format!("{set:?}, prompt"), gpu.evaluate(prompt)?, expected) {
+            return Ok(Some(what));
+        }
+        let on_device = gpu.fork()?;
+        gpus.push((set, gpu, on_device));
     }
-    let mut on_device = gpu.fork()?;
     let mut chosen = Vec::new();
     for i in 0..decode {
         let token = greedy.sample(cpu.logits().unwrap_or(&[]), &[]);
         chosen.push(token);
         let expected = cpu.evaluate(&[token], pool)?;
-        if let Some(what) = difference(&format!("token {i}"), gpu.evaluate(&[token])?, expected) {
+        for (set, gpu, _) in &mut gpus {
+            if let Some(what) = difference(&format!("{set:?}, token {i}"), gpu.evaluate(&[token])?, expected) {
+                return Ok(Some(what));
+            }
+        }
+    }
+    for (set, _, on_device) in &mut gpus {
+        if on_device.greedy(decode)? != chosen {
+            return Ok(Some(format!("{set:?}, greedy tokens differ")));
+        }
+        let (found, expected) = (on_device.logits().unwrap_or(&[]), cpu.logits().unwrap_or(&[]));
+        if let Some(what) = difference(&format!("{set:?}, greedy"), found, expected) {
             return Ok(Some(what));
         }
     }
-    if on_device.greedy(decode)? != chosen {
-        return Ok(Some("greedy tokens differ".to_owned()));
-    }
-    Ok(difference("greedy", on_device.logits().unwrap_or(&[]), cpu.logits().unwrap_or(&[])))
+    Ok(None)
 }
 
 /// Logits of every position, rewinding, forks, and states that move between CPU and GPU.
@@ -283,7 +315,7 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     println!("2b4t shape, int8 head: upload {:.2} s", start.elapsed().as_secs_f64());
     let failed = compare(
         &model,
-        &uploaded,
+        std::slice::from_ref(&uploaded),
         pool,
         SessionOptions { context: 100, max_batch: 64, ..options },
         &tokens(&model, 80),

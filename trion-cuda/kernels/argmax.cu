@@ -25,8 +25,10 @@ DEVICE Best best_of_block(Best best) {
     return all[0];
 }
 
-// The best of each block of threads.
+// The best of each block of threads `[rows, gridDim.x]`. Grid: pieces, rows.
 extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* logits, int count, Best* parts) {
+    in_turn();
+    logits += (size_t)blockIdx.y * count;
     // What no thread sees loses against any token, infinities included.
     Best best = {__int_as_float(0xff800000), 0x7fffffff};
     for (int i = blockIdx.x * THREADS + threadIdx.x; i < count; i += gridDim.x * THREADS) {
@@ -34,17 +36,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* 
         best = better(best, {logit != logit ? -3.40282347e38f : logit, i});
     }
     best = best_of_block(best);
-    if (threadIdx.x == 0) parts[blockIdx.x] = best;
+    if (threadIdx.x == 0) parts[blockIdx.y * gridDim.x + blockIdx.x] = best;
 }
 
-// The best of at most 256 parts becomes the token of the next position, which becomes the current one.
-extern "C" __global__ void __launch_bounds__(THREADS) argmax_next(const Best* parts, int count, int* position,
-u32* tokens) {
+// The best of at most 256 parts becomes the token of each row's next position, which becomes the current one. Grid: rows.
+extern "C" __global__ void __launch_bounds__(THREADS) argmax_next(const Best* parts, int count, Slot* slots) {
+    in_turn();
     Best best = {__int_as_float(0xff800000), 0x7fffffff};
-    if ((int)threadIdx.x < count) best = parts[threadIdx.x];
+    if ((int)threadIdx.x < count) best = parts[blockIdx.x * count + threadIdx.x];
     best = best_of_block(best);
     if (threadIdx.x == 0) {
-        *position += 1;
-        tokens[*position] = (u32)best.token;
+        Slot& slot = slots[blockIdx.x];
+        slot.position += 1;
+        slot.tokens[slot.position] = (u32)best.token;
     }
 }

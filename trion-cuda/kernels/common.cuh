@@ -19,10 +19,40 @@ typedef unsigned int u32;
 // Positions that attention sums before it adds them to the total.
 #define ATTENTION_BLOCK 64
 
+// A kernel of a card that can (compute capability 9.0) begins while the one before it ends: what does not depend on that
+// comes first, and then every kernel waits. Only then may the next one begin, so that what comes first there may depend
+// on the kernel before the last.
+DEVICE void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+DEVICE void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+// For a kernel with nothing to do before.
+DEVICE void in_turn() {
+    wait_for_previous();
+    let_next_begin();
+}
+
 // What turns quantised activations back into floats (ActivationScale of trion-core).
 struct Scale {
     float scale;
     int sum;
+};
+
+// A session: where its cache [layers, heads, 2, context, head_dim] (keys before values, as trion-core's), the cosines and
+// sines of every position [context, 2, head_dim / 2] and all its tokens lie, and the position that is computed: of a
+// prompt the first.
+struct Slot {
+    void* cache;
+    const float* rotation;
+    u32* tokens;
+    int context;
+    int position;
 };
 
 DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
@@ -56,24 +86,23 @@ DEVICE float fold(float lane) {
     return lane;
 }
 
-// The sums of eight numbers over the lanes, folded in halves; lane l gets that of number l / 4. Each exchange halves
+// The sums of N numbers over the lanes, folded in halves; lane l gets that of number l / (32 / N). Each exchange halves
 // the numbers that a lane still has to do with.
-DEVICE float fold_eight(const float (&x)[8], int lane) {
-    float four[4], two[2];
+template <int N, int HALF = 16>
+DEVICE float fold_many(float* x, int lane) {
+    if constexpr (HALF == 0) {
+        return x[0];
+    } else if constexpr (N == 1) {
+        x[0] = add(x[0], __shfl_xor_sync(ALL_LANES, x[0], HALF));
+        return fold_many<1, HALF / 2>(x, lane);
+    } else {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float mine = lane & 16 ? x[i + 4] : x[i], theirs = lane & 16 ? x[i] : x[i + 4];
-        four[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 16));
+        for (int i = 0; i < N / 2; i++) {
+            float mine = lane & HALF ? x[i + N / 2] : x[i], theirs = lane & HALF ? x[i] : x[i + N / 2];
+            x[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, HALF));
+        }
+        return fold_many<N / 2, HALF / 2>(x, lane);
     }
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float mine = lane & 8 ? four[i + 2] : four[i], theirs = lane & 8 ? four[i] : four[i + 2];
-        two[i] = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 8));
-    }
-    float mine = lane & 4 ? two[1] : two[0], theirs = lane & 4 ? two[0] : two[1];
-    float one = add(mine, __shfl_xor_sync(ALL_LANES, theirs, 4));
-    one = add(one, __shfl_xor_sync(ALL_LANES, one, 2));
-    return add(one, __shfl_xor_sync(ALL_LANES, one, 1));
 }
 
 // The largest of a warp's lanes, folded in halves, in every lane. Where a NaN is about, only lanes below `half` may
@@ -84,10 +113,31 @@ DEVICE float fold_largest(float lane) {
     return __shfl_sync(ALL_LANES, lane, 0);
 }
 
+// The sum, or the largest, of a warp's integers, in every lane.
 DEVICE int fold_integer(int lane) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(ALL_LANES, lane);
+#else
 #pragma unroll
     for (int half = 16; half > 0; half >>= 1) lane += __shfl_xor_sync(ALL_LANES, lane, half);
     return lane;
+#endif
+}
+
+DEVICE u32 fold_largest_integer(u32 lane) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_max_sync(ALL_LANES, lane);
+#else
+#pragma unroll
+    for (int half = 16; half > 0; half >>= 1) lane = max(lane, __shfl_xor_sync(ALL_LANES, lane, half));
+    return lane;
+#endif
+}
+
+// The integer next to x * s, from -128 to 127.
+DEVICE int quantize(float x, float s) {
+    float v = add(smaller(larger(mul(x, s), -128.0f), 127.0f), ROUND);
+    return __float_as_int(v) - ROUND_BITS;
 }
 
 DEVICE float exponential(float x) {
@@ -104,33 +154,48 @@ DEVICE float exponential(float x) {
     return mul(e, __uint_as_float((__float_as_uint(z) + 127u) << 23));
 }
 
-// Number formats of the cache.
+// Number formats: how numbers lie in memory, and how the E of 16 bytes become floats.
 struct F32 {
     typedef float Bits;
+    static const int E = 4;
     static DEVICE float load(const float* from) { return *from; }
     static DEVICE void store(float* to, float value) { *to = value; }
+    static DEVICE float get(const uint4& w, int e) {
+        return __uint_as_float(e == 0 ? w.x : e == 1 ? w.y : e == 2 ? w.z : w.w);
+    }
 };
 struct F16 {
     typedef u16 Bits;
+    static const int E = 8;
     static DEVICE float load(const u16* from) { return half_to_float(*from); }
     static DEVICE void store(u16* to, float value) { *to = float_to_half(value); }
+    static DEVICE float get(const uint4& w, int e) {
+        u32 word = e < 2 ? w.x : e < 4 ? w.y : e < 6 ? w.z : w.w;
+        return half_to_float((u16)(e & 1 ? word >> 16 : word & 0xffffu));
+    }
 };
 
-// The weighted sum of one column of up to 64 positions, in order: `from` is the first position's number, the others lie
-// `head_dim` apart. The loads of 16 positions are under way at once, also where fewer are left.
+// The keys of a layer's head; its values come `context * head_dim` numbers behind them.
 template <class F>
-DEVICE float weigh(const float* weights, const typename F::Bits* from, int count, int head_dim) {
-    float sum = 0.0f;
-    for (int j = 0; j < count; j += 16) {
-        float loaded[16];
-#pragma unroll
-        for (int n = 0; n < 16; n++) loaded[n] = F::load(from + (size_t)min(j + n, count - 1) * head_dim);
-#pragma unroll
-        for (int n = 0; n < 16; n++) {
-            if (j + n < count) sum = add(sum, mul(weights[j + n], loaded[n]));
-        }
+DEVICE typename F::Bits* cache_of(const Slot& slot, int layer, int kv_head, int kv_heads, int head_dim) {
+    return (typename F::Bits*)slot.cache + ((size_t)layer * kv_heads + kv_head) * 2 * slot.context * head_dim;
+}
+
+// 1 / sqrt(mean(x^2) + eps) of a head, by a warp.
+DEVICE float head_norm(const float* x, float eps, int head_dim) {
+    float squares = 0.0f;
+    for (int i = threadIdx.x & 31; i < head_dim; i += 32) squares = add(squares, mul(x[i], x[i]));
+    return div(1.0f, root(add(div(fold(squares), (float)head_dim), eps)));
+}
+
+// Columns i and i + half of a head through its norm, if any, and rotated.
+DEVICE float2 rotate_pair(const float* x, int i, const float* norm, float r, const float* rotation, int half) {
+    float a = x[i], b = x[i + half], cosine = rotation[i], sine = rotation[i + half];
+    if (norm) {
+        a = mul(mul(a, r), norm[i]);
+        b = mul(mul(b, r), norm[i + half]);
     }
-    return sum;
+    return {sub(mul(a, cosine), mul(b, sine)), add(mul(b, cosine), mul(a, sine))};
 }
 
 // What happens to an output of a projection.
@@ -173,6 +238,13 @@ DEVICE int dot16(u32 word, int4 q, int acc) {
     acc = __dp4a((int)((word >> 4) & 0x03030303u), q.z, acc);
     acc = __dp4a((int)((word >> 6) & 0x03030303u), q.w, acc);
     return acc;
+}
+
+// acc + sum of four products of unsigned and signed bytes.
+DEVICE int dp4a_unsigned(u32 weights, int q, int acc) {
+    int sum;
+    asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(weights), "r"(q), "r"(acc));
+    return sum;
 }
 
 // Float matrices on the device: a row is cut into chunks of 512 bytes, in which each lane's elements are contiguous.

@@ -2,15 +2,21 @@
 #include "common.cuh"
 
 // Sets the position of the batch's first token.
-extern "C" __global__ void begin(int* position, int first) { *position = first; }
+extern "C" __global__ void begin(Slot* slots, int first) {
+    in_turn();
+    slots[0].position = first;
+}
 
-// hidden[t] = row tokens[position + t]. Grid: tokens, pieces of 256 columns.
+// The row of each token: of consecutive ones of one session (`is_prompt`), or of one of each. Grid: tokens, pieces of 256
+// columns.
 extern "C" __global__ void __launch_bounds__(256)
-embed(const int* position, const u32* tokens, const void* weights, const void* scales, float scale, int kind, int group,
+embed(const Slot* slots, int is_prompt, const void* weights, const void* scales, float scale, int kind, int group,
       int cols, float* hidden) {
+    in_turn();
     int t = blockIdx.x, col = blockIdx.y * 256 + threadIdx.x;
     if (col >= cols) return;
-    int row = (int)tokens[*position + t];
+    const Slot slot = slots[is_prompt ? 0 : t];
+    int row = (int)slot.tokens[slot.position + (is_prompt ? t : 0)];
     float w;
     if (kind == KIND_F32) {
         w = ((const float*)weights)[float_index<4>(row, col, (cols + 127) / 128)];

@@ -1,29 +1,15 @@
 // Products of float matrices, the head above all: every row a dot product in the contract's lanes.
 #include "common.cuh"
 
-// How 16 bytes of a lane become floats, one element at a time.
-struct WeightF32 {
-    static const int E = 4;
-    static DEVICE float get(const uint4& w, int e) {
-        return __uint_as_float(e == 0 ? w.x : e == 1 ? w.y : e == 2 ? w.z : w.w);
-    }
-};
-struct WeightF16 {
-    static const int E = 8;
-    static DEVICE u16 bits(const uint4& w, int e) {
-        u32 word = e < 2 ? w.x : e < 4 ? w.y : e < 6 ? w.z : w.w;
-        return (u16)(e & 1 ? word >> 16 : word & 0xffffu);
-    }
-    static DEVICE float get(const uint4& w, int e) { return half_to_float(bits(w, e)); }
-};
-struct WeightBf16 {
+// More number formats, of weights alone.
+struct Bf16 {
     static const int E = 8;
     static DEVICE float get(const uint4& w, int e) {
         u32 word = e < 2 ? w.x : e < 4 ? w.y : e < 6 ? w.z : w.w;
         return __uint_as_float(e & 1 ? word & 0xffff0000u : word << 16);
     }
 };
-struct WeightI8 {
+struct I8 {
     static const int E = 16;
     static DEVICE float get(const uint4& w, int e) {
         u32 word = e < 4 ? w.x : e < 8 ? w.y : e < 12 ? w.z : w.w;
@@ -34,12 +20,14 @@ struct WeightI8 {
 
 #define ROWS 4
 
-// A warp makes 4 rows for T tokens. `x` is `[tokens, x_stride]`. Grid: pieces of 32 rows, pieces of T tokens.
+// A warp makes 4 rows for T tokens. `x` is `[tokens, x_stride]`. Grid: pieces of T tokens, which find the weights in a
+// cache, pieces of 32 rows.
 template <class W, int T>
 DEVICE void product(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out,
                     int rows, int cols,
                     int sink, int tokens) {
-    int lane = threadIdx.x & 31, first = (blockIdx.x * 8 + (threadIdx.x >> 5)) * ROWS, token = blockIdx.y * T;
+    in_turn();
+    int lane = threadIdx.x & 31, first = (blockIdx.y * 8 + (threadIdx.x >> 5)) * ROWS, token = blockIdx.x * T;
     if (first >= rows) return;
     const int width = 32 * W::E;
     int chunks = (cols + width - 1) / width;
@@ -59,7 +47,7 @@ DEVICE void product(const uint4* weights, const float* row_scales, const float* 
 #pragma unroll
             for (int t = 0; t < T; t++) {
                 // Beyond the tail both sides are zero.
-                float xt = col < cols && token + t < tokens ? __ldg(x + (size_t)(token + t) * x_stride + col) : 0.0f;
+                float xt = col < cols && token + t < tokens ? x[(size_t)(token + t) * x_stride + col] : 0.0f;
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) acc[r][t] = add(acc[r][t], mul(W::get(w[r], e), xt));
             }
@@ -85,11 +73,11 @@ DEVICE void product(const uint4* weights, const float* row_scales, const float* 
         product<W, T>(weights, row_scales, x, x_stride, out, rows, cols, sink, tokens);                                \
     }
 
-PRODUCT(float_product_f32, WeightF32, 1)
-PRODUCT(float_product_f32_4, WeightF32, 4)
-PRODUCT(float_product_f16, WeightF16, 1)
-PRODUCT(float_product_f16_4, WeightF16, 4)
-PRODUCT(float_product_bf16, WeightBf16, 1)
-PRODUCT(float_product_bf16_4, WeightBf16, 4)
-PRODUCT(float_product_i8, WeightI8, 1)
-PRODUCT(float_product_i8_4, WeightI8, 4)
+PRODUCT(float_product_f32, F32, 1)
+PRODUCT(float_product_f32_4, F32, 4)
+PRODUCT(float_product_f16, F16, 1)
+PRODUCT(float_product_f16_4, F16, 4)
+PRODUCT(float_product_bf16, Bf16, 1)
+PRODUCT(float_product_bf16_4, Bf16, 4)
+PRODUCT(float_product_i8, I8, 1)
+PRODUCT(float_product_i8_4, I8, 4)

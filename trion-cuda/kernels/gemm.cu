@@ -11,6 +11,7 @@
 extern "C" __global__ void __launch_bounds__(THREADS)
 ternary_gemm(const uint4* weights, float* out, float scale, int divide, int rows, int sink, const int4* q, int q_stride,
              const Scale* scales, int scales_stride, int tiles, int tokens) {
+    in_turn();
     __shared__ int4 w_shared[2][4][ROWS];
     __shared__ int4 q_shared[2][4][TOKENS];
     int first_token = blockIdx.x * TOKENS, first_row = blockIdx.y * ROWS;

@@ -20,15 +20,11 @@ DEVICE void rms_norm(float* x, int cols, const float* weight, float eps, float* 
     __syncthreads();
 }
 
-DEVICE int quantize(float x, float s) {
-    float v = add(smaller(larger(mul(x, s), -128.0f), 127.0f), ROUND);
-    return __float_as_int(v) - ROUND_BITS;
-}
-
 // What `prepare` does for a row of at most R * 512 columns with one span: each thread keeps R of them in registers.
 template <int R>
 DEVICE void prepare_row(const float* source, int skip, int cols, const float* norm, float eps, const float* own_norm,
                         float own_eps, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride) {
+    in_turn();
     __shared__ float squares[R * THREADS];
     __shared__ float lanes[WARPS][32];
     __shared__ float shared_r;
@@ -138,6 +134,7 @@ prepare(const float* source, int skip, int cols, const float* norm, float eps, c
         float* input, int input_stride, i8* quantized, int q_stride, int q_cols, Scale* scales, int scales_stride,
         int span,
         int in_shared) {
+    in_turn();
     extern __shared__ float row[];
     __shared__ float shared_r;
     __shared__ float lanes[WARPS][32];

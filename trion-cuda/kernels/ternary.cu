@@ -1,38 +1,19 @@
 // Products of ternary matrices with few tokens: weights are read once, from device memory, in the order they lie.
-#include "common.cuh"
+#include "jobs.cuh"
 
-// One matrix of a launch. `divide` chooses the rule of rescaling.
-struct Job {
-    const uint4* weights;
-    float* out;
-    float scale;
-    int divide;
-    int rows;
-    int sink;
-};
-// Matrices that share an input: query, key and value, or gate and up.
-struct Jobs {
-    Job job[3];
-    // Where the second and the third begin in the grid.
-    int begin[2];
-};
-
-// Warps that share the columns of a row, at most.
+// Warps that share the columns of a row, at most, and pieces of a warp that are on their way at once.
 #define WARPS 10
-
-DEVICE float rescale(const Job& job, int acc, float s) {
-    return job.divide ? div((float)acc, mul(job.scale, s)) : mul(div((float)acc, s), job.scale);
-}
+#define DEPTH 3
 
 template <int T>
 DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T]) {
 #pragma unroll
     for (int t = 0; t < T; t++) {
         const int4* qt = q + (size_t)t * q_stride;
-        acc[t] = dot16(w.x, __ldg(qt), acc[t]);
-        acc[t] = dot16(w.y, __ldg(qt + 4), acc[t]);
-        acc[t] = dot16(w.z, __ldg(qt + 8), acc[t]);
-        acc[t] = dot16(w.w, __ldg(qt + 12), acc[t]);
+        acc[t] = dot16(w.x, qt[0], acc[t]);
+        acc[t] = dot16(w.y, qt[4], acc[t]);
+        acc[t] = dot16(w.z, qt[8], acc[t]);
+        acc[t] = dot16(w.w, qt[12], acc[t]);
     }
 }
 
@@ -49,21 +30,30 @@ DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* sca
     const Job job = third ? jobs.job[2] : second ? jobs.job[1] : jobs.job[0];
     if (!PAIR) tile -= third ? jobs.begin[1] : second ? jobs.begin[0] : 0;
     int thread = warp * 32 + lane;
+    const uint4* weights = job.weights + (size_t)tile * tiles * 32 + lane;
+    const uint4* others = PAIR ? jobs.job[1].weights + (size_t)tile * tiles * 32 + lane : weights;
+    uint4 w[DEPTH], o[PAIR ? DEPTH : 1];
+    auto load = [&](int k, int i) {
+        if (i >= tiles) return;
+        w[k] = __ldcs(weights + i * 32);
+        if (PAIR) o[k] = __ldcs(others + i * 32);
+    };
+#pragma unroll
+    for (int k = 0; k < DEPTH; k++) load(k, warp + k * warps);
+    in_turn();
     // Loaded now, since the end waits for it.
     Scale s = {1.0f, 0};
     if (thread < 8 * T && first + thread / 8 < tokens) s = scales[(size_t)(first + thread / 8) * scales_stride];
-    const uint4* weights = job.weights + (size_t)tile * tiles * 32 + lane;
-    const uint4* others = PAIR ? jobs.job[1].weights + (size_t)tile * tiles * 32 + lane : weights;
     q += (size_t)first * q_stride + (lane & 3);
     int acc[T] = {}, other[T] = {};
-#pragma unroll 4
-    for (int i = warp; i < tiles; i += warps) {
-        uint4 w = __ldg(weights + i * 32);
-        if (PAIR) {
-            uint4 o = __ldg(others + i * 32);
-            accumulate<T>(o, q + i * 16, q_stride, other);
+    for (int i = warp; i < tiles;) {
+#pragma unroll
+        for (int k = 0; k < DEPTH; k++, i += warps) {
+            if (i >= tiles) break;
+            if (PAIR) accumulate<T>(o[k], q + i * 16, q_stride, other);
+            accumulate<T>(w[k], q + i * 16, q_stride, acc);
+            load(k, i + DEPTH * warps);
         }
-        accumulate<T>(w, q + i * 16, q_stride, acc);
     }
 #pragma unroll
     for (int t = 0; t < T; t++) {
@@ -115,6 +105,7 @@ GEMV(ternary_gemv_pair_4, 4, true)
 extern "C" __global__ void __launch_bounds__(128)
 ternary_groups(const u32* weights, const u16* multipliers, float* out, int rows, int sink, const int4* q, int q_stride,
                const Scale* scales, int scales_stride, int tiles, int cols, int group) {
+    in_turn();
     __shared__ float terms[8][GROUPS_AT_ONCE];
     int t = blockIdx.y, groups = (cols + group - 1) / group, blocks = (cols + 15) / 16;
     q += (size_t)t * q_stride;

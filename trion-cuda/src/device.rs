@@ -6,7 +6,7 @@ use cudarc::driver::sys::{self, CUdevice_attribute};
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, result};
 
 use crate::error::{Doing, Error, Result};
-use crate::kernels::Kernels;
+use crate::kernels::{KernelSet, Kernels};
 
 /// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked
 /// for first; those of graphs came with CUDA 10 to 11.4, in 2021.
@@ -45,6 +45,9 @@ const SYMBOLS: [&[u8]; 32] = [
     b"cuStreamWaitEvent\0",
 ];
 
+/// What [`KernelSet::Sm90`] needs besides; it came with CUDA 11.8.
+const LAUNCH_EX: &[u8] = b"cuLaunchKernelEx\0";
+
 /// An NVIDIA GPU with the kernels loaded. Cloning shares it.
 #[derive(Clone)]
 pub struct CudaDevice(Arc<Inner>);
@@ -64,6 +67,18 @@ impl CudaDevice {
     /// # Errors
     /// [`Error::NoDriver`], [`Error::NoDevice`] or [`Error::TooOld`]; [`Error::Driver`] if the driver fails.
     pub fn open(index: usize) -> Result<Self> {
+        Self::open_with(index, true)
+    }
+
+    /// The same with the kernels of a GTX 1050 on any card, to see that they are right and how fast they are.
+    ///
+    /// # Errors
+    /// As [`CudaDevice::open`].
+    pub fn open_compatible(index: usize) -> Result<Self> {
+        Self::open_with(index, false)
+    }
+
+    fn open_with(index: usize, newest: bool) -> Result<Self> {
         find_driver()?;
         let count = result::device::get_count().doing("counting GPUs")?.max(0) as usize;
         if index >= count {
@@ -81,9 +96,11 @@ impl CudaDevice {
         if (major, minor) < (6, 1) {
             return Err(Error::TooOld { name, major, minor });
         }
+        let overlaps = newest && major >= 9 && has_symbol(LAUNCH_EX);
+        let set = if overlaps { KernelSet::Sm90 } else { KernelSet::Sm61 };
         let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = context.attribute(attribute).doing("counting multiprocessors")?.max(1) as usize;
-        let kernels = Kernels::load(&context)?;
+        let kernels = Kernels::load(&context, set)?;
         Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors })))
     }
 
@@ -103,6 +120,11 @@ impl CudaDevice {
     /// [`Error::Driver`].
     pub fn memory(&self) -> Result<(usize, usize)> {
         self.0.context.mem_get_info().doing("asking for free memory")
+    }
+
+    /// Which kernels are loaded.
+    pub fn kernel_set(&self) -> KernelSet {
+        self.0.kernels.set
     }
 
     pub(crate) fn kernels(&self) -> &Kernels {
@@ -136,18 +158,26 @@ impl CudaDevice {
 /// missing.
 fn find_driver() -> Result<()> {
     let missing = |what: &str| Error::NoDriver(what.to_owned());
-    // SAFETY: loads the driver's library, whose initialisers run, and looks at names in it without calling them.
+    // SAFETY: loads the driver's library, whose initialisers run.
     #[expect(unsafe_code, reason = "a library is loaded")]
-    unsafe {
-        if !sys::is_culib_present() {
-            return Err(missing("libcuda (nvcuda.dll on Windows) is not there"));
-        }
-        for symbol in SYMBOLS {
-            if sys::culib().get::<*const ()>(symbol).is_err() {
-                let name = String::from_utf8_lossy(&symbol[..symbol.len() - 1]);
-                return Err(Error::NoDriver(format!("it lacks {name}: it is too old, install a newer one")));
-            }
+    let is_there = unsafe { sys::is_culib_present() };
+    if !is_there {
+        return Err(missing("libcuda (nvcuda.dll on Windows) is not there"));
+    }
+    for symbol in SYMBOLS {
+        if !has_symbol(symbol) {
+            let name = String::from_utf8_lossy(&symbol[..symbol.len() - 1]);
+            return Err(Error::NoDriver(format!("it lacks {name}: it is too old, install a newer one")));
         }
     }
     result::init().map_err(|e| Error::NoDriver(format!("it does not start: {e}")))
+}
+
+/// Whether the driver's library, which must be there, has a function.
+fn has_symbol(symbol: &[u8]) -> bool {
+    // SAFETY: looks at a name in the library, as an address that nobody follows.
+    #[expect(unsafe_code, reason = "a library is looked into")]
+    unsafe {
+        sys::culib().get::<*const ()>(symbol).is_ok()
+    }
 }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaFunction, CudaStream};
-use trion_core::numeric::ATTENTION_BLOCK;
-use trion_core::{Activation, CacheType, Config, LayerNorm, Projection, SessionOptions};
+use cudarc::driver::CudaStream;
+use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
 use crate::error::Result;
-use crate::kernels::{Arg, Job, Jobs, Kernels, Shape, args, launch};
+use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
 use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
@@ -23,14 +22,16 @@ const FEW: usize = 4;
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const PREPARE_THREADS: usize = 512;
-/// Positions, and the width of a head, up to which one block of threads makes attention of a head; as in
-/// `kernels/attention_head.cu`.
-pub(crate) const SHORT_CONTEXT: usize = 1024;
-const SHORT_HEAD: usize = 256;
-/// Vectors of a head that it has in shared memory.
-const SHORT_VECTORS: usize = 3 + SHORT_CONTEXT / ATTENTION_BLOCK;
-/// Blocks of positions that attention of one token is divided into, at most; more are taken in turns.
-const MOST_BLOCKS: usize = 128;
+/// Columns that a block of threads of a token's attention makes; `COLUMNS` in `kernels/attention_token.cu`.
+const ATTENTION_COLUMNS: usize = 8;
+/// Threads of such a block, when it makes scores and when it makes outputs.
+const ATTENTION_THREADS: [usize; 2] = [256, 512];
+/// Pieces of 256 columns of a row that `kernels/project.cu` takes, and warps of a block of threads there: of the usual
+/// kernels and of those for wide rows.
+const WIDEST_ROW: usize = 32;
+const PROJECT_WARPS: usize = 20;
+/// Groups of warps there.
+const PROJECT_GROUPS: usize = 16;
 
 /// What happens to the outputs of a projection; as `SINK_...` in `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,13 +54,14 @@ pub(crate) struct Pass<'a> {
     pub(crate) sizes: &'a Sizes,
     /// Address of the session's memory.
     pub(crate) base: u64,
-    pub(crate) options: &'a SessionOptions,
+    /// Number format of the cache.
+    pub(crate) cache: CacheType,
     /// Tokens of the batch.
     pub(crate) batch: usize,
     /// How many want logits: the last ones.
     pub(crate) logits_rows: usize,
-    /// Whether all positions are below [`SHORT_CONTEXT`].
-    pub(crate) is_short: bool,
+    /// Whether they are consecutive tokens of one session, rather than one of each.
+    pub(crate) is_prompt: bool,
 }
 
 impl Pass<'_> {
@@ -74,27 +76,27 @@ impl Pass<'_> {
 
     fn launch(
         &self,
-        kernel: &CudaFunction,
-        grid: [usize; 2],
+        kernel: Kernel,
+        grid: [usize; 3],
         block: [usize; 2],
         shared: usize,
         args: &[Arg],
     ) -> Result<()> {
-        launch(self.stream, kernel, Shape { grid, block, shared }, args)
+        launch(self.stream, self.kernels.set, kernel, Shape { grid, block, shared }, args)
     }
 
-    /// Says at which position the batch begins; its tokens are there.
+    /// Says at which position the session's batch begins; its tokens are there.
     pub(crate) fn begin(&self, first: usize) -> Result<()> {
-        self.launch(&self.kernels.begin, [1, 1], [1, 1], 0, args![self.at(Piece::Position), first])
+        self.launch(self.kernels.begin, [1, 1, 1], [1, 1], 0, args![self.at(Piece::Slots), first])
     }
 
-    /// Makes the token with the largest logit the one of the next position, and that the current one.
+    /// Makes the token with the largest logit the one of the next position, and that the current one, in each session.
     pub(crate) fn choose(&self) -> Result<()> {
-        let best = self.at(Piece::Best);
-        let args = args![self.at(Piece::Logits), self.config().vocab_size, best];
-        self.launch(&self.kernels.argmax_parts, [ARGMAX_BLOCKS, 1], [256, 1], 0, args)?;
-        let args = args![best, ARGMAX_BLOCKS, self.at(Piece::Position), self.at(Piece::Tokens)];
-        self.launch(&self.kernels.argmax_next, [1, 1], [256, 1], 0, args)
+        let (best, vocab_size) = (self.at(Piece::Best), self.config().vocab_size);
+        let args = args![self.at(Piece::Logits), vocab_size, best];
+        self.launch(self.kernels.argmax_parts, [ARGMAX_BLOCKS, self.batch, 1], [256, 1], 0, args)?;
+        let args = args![best, ARGMAX_BLOCKS, self.at(Piece::Slots)];
+        self.launch(self.kernels.argmax_next, [self.batch, 1, 1], [256, 1], 0, args)
     }
 
     /// The whole pass.
@@ -114,11 +116,11 @@ impl Pass<'_> {
                 (P::Value, Piece::Value, Sink::Store),
             ];
             self.project(layer, hidden, N::Attention, &attention)?;
-            if self.is_short && self.batch == 1 && self.config().head_dim <= SHORT_HEAD {
-                self.attend_short(n, layer)?;
-            } else {
+            if self.is_prompt {
                 self.rotate(n, layer)?;
-                self.attend(n)?;
+                self.attend_prompt(n)?;
+            } else {
+                self.attend(n, layer)?;
             }
             self.project(layer, Piece::Query, N::AttentionSub, &[(P::Output, hidden, Sink::Add)])?;
             let gate = [(P::Gate, Piece::Intermediate, Sink::Store), (P::Up, Piece::Intermediate, gated)];
@@ -137,8 +139,8 @@ impl Pass<'_> {
     fn embed(&self) -> Result<()> {
         let m = &self.model.embedding;
         let args = args![
-            self.at(Piece::Position),
-            self.at(Piece::Tokens),
+            self.at(Piece::Slots),
+            self.is_prompt,
             m.weights,
             m.scales,
             m.scale,
@@ -147,7 +149,7 @@ impl Pass<'_> {
             m.cols,
             self.at(Piece::Hidden),
         ];
-        self.launch(&self.kernels.embed, [self.batch, m.cols.div_ceil(256)], [256, 1], 0, args)
+        self.launch(self.kernels.embed, [self.batch, m.cols.div_ceil(256), 1], [256, 1], 0, args)
     }
 
     /// Norms and quantises an input, and makes the products that read it.
@@ -157,8 +159,13 @@ impl Pass<'_> {
         let shared = products.windows(2).all(|pair| same_input(linear(&pair[0]), linear(&pair[1])));
         let plain = products.iter().all(|product| linear(product).matrix.is_plain());
         if shared && plain && self.batch < GEMM_TOKENS {
-            self.prepare(linear(&products[0]), source, norm, 0, self.batch)?;
-            return self.multiply_together(products.iter().map(|p| (&linear(p).matrix, self.at(p.1), p.2)));
+            let first = linear(&products[0]);
+            let together = Together::new(products.iter().map(|p| (&linear(p).matrix, self.at(p.1), p.2)));
+            if self.batch == 1 && first.matrix.cols.is_multiple_of(32) && together.tiles <= WIDEST_ROW {
+                return self.project_token(&together, first, source, norm);
+            }
+            self.prepare(first, source, norm, 0, self.batch)?;
+            return self.multiply_together(&together);
         }
         for (i, product) in products.iter().enumerate() {
             if i == 0 || !same_input(linear(&products[i - 1]), linear(product)) {
@@ -174,11 +181,11 @@ impl Pass<'_> {
         let (config, matrix) = (self.config(), &linear.matrix);
         let kernels = self.kernels;
         let in_registers = match matrix.cols.div_ceil(PREPARE_THREADS) {
-            0..=2 => Some(&kernels.prepare_row_2),
-            3..=5 => Some(&kernels.prepare_row_5),
-            6..=8 => Some(&kernels.prepare_row_8),
-            9..=14 => Some(&kernels.prepare_row_14),
-            15..=20 => Some(&kernels.prepare_row_20),
+            0..=2 => Some(kernels.prepare_row_2),
+            3..=5 => Some(kernels.prepare_row_5),
+            6..=8 => Some(kernels.prepare_row_8),
+            9..=14 => Some(kernels.prepare_row_14),
+            15..=20 => Some(kernels.prepare_row_20),
             _ => None,
         };
         let block = [PREPARE_THREADS, 1];
@@ -197,7 +204,7 @@ impl Pass<'_> {
                 self.at(Piece::Scales),
                 self.sizes.spans,
             ];
-            return self.launch(kernel, [tokens, 1], block, 0, args);
+            return self.launch(kernel, [tokens, 1, 1], block, 0, args);
         }
         let in_shared = 4 * matrix.cols <= SHARED_ROW;
         let args = args![
@@ -219,57 +226,54 @@ impl Pass<'_> {
             in_shared,
         ];
         let shared = if in_shared { 4 * matrix.cols } else { 0 };
-        self.launch(&kernels.prepare, [tokens, 1], block, shared, args)
+        self.launch(kernels.prepare, [tokens, 1, 1], block, shared, args)
     }
 
-    /// Products of plain ternary matrices that share an input, for few tokens; of gate and up, if the second has an
-    /// activation.
-    fn multiply_together<'m>(&self, products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Result<()> {
-        let mut jobs = Jobs::default();
-        let (mut cols, mut pieces, mut pair) = (0, 0, None);
-        jobs.begin = [i32::MAX; 2];
-        for (i, (job, (matrix, out, sink))) in jobs.job.iter_mut().zip(products).enumerate() {
-            if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
-                *begin = pieces as i32;
-            }
-            *job = Job {
-                weights: matrix.weights,
-                out,
-                scale: matrix.scale,
-                divide: i32::from(matrix.kind == Kind::Divide),
-                rows: matrix.rows as i32,
-                sink: sink as i32,
-            };
-            cols = matrix.cols;
-            if matches!(sink, Sink::Relu2 | Sink::Silu) {
-                pair = Some(sink);
-            } else {
-                pieces += matrix.rows.div_ceil(PIECE_ROWS);
-            }
-        }
-        if let Some(sink) = pair {
-            jobs.job[0].sink = sink as i32;
-        }
-        let kernels = self.kernels;
-        let (kernel, few) = match (self.batch, pair) {
-            (1, None) => (&kernels.ternary_gemv, 1),
-            (1, Some(_)) => (&kernels.ternary_gemv_pair, 1),
-            (_, None) => (&kernels.ternary_gemv_4, FEW),
-            (_, Some(_)) => (&kernels.ternary_gemv_pair_4, FEW),
+    /// Norms and quantises the input of one token, and makes products, in one kernel.
+    fn project_token(&self, together: &Together, linear: &DeviceLinear, source: Piece, norm: u64) -> Result<()> {
+        let Together { tiles, pieces, .. } = *together;
+        let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
+        let multiprocessors = self.model.device.multiprocessors();
+        // More warps where there is work for them, by measurement.
+        let warps = if pieces >= 16 * multiprocessors { PROJECT_WARPS } else { PROJECT_WARPS / 2 };
+        let groups = (warps / tiles).clamp(1, PROJECT_GROUPS).min(pieces.div_ceil(multiprocessors));
+        let blocks = pieces.div_ceil(groups).min(multiprocessors);
+        let kernel = match (together.pair, groups * tiles <= PROJECT_WARPS) {
+            (false, true) => kernels.project_rows,
+            (false, false) => kernels.project_rows_wide,
+            (true, true) => kernels.project_pair,
+            (true, false) => kernels.project_pair_wide,
         };
-        self.gemv(kernel, jobs, cols, pieces, self.batch, few)
+        let args = args![
+            together.jobs,
+            pieces,
+            self.at(source),
+            cols,
+            norm,
+            config.rms_norm_eps,
+            linear.norm,
+            config.projection_norm_eps,
+            tiles,
+            groups,
+        ];
+        let shared = 4 * cols + tiles * PIECE_COLS;
+        self.launch(kernel, [blocks, 1, 1], [32, groups * tiles], shared, args)
     }
 
-    fn gemv(
-        &self,
-        kernel: &CudaFunction,
-        jobs: Jobs,
-        cols: usize,
-        pieces: usize,
-        tokens: usize,
-        few: usize,
-    ) -> Result<()> {
-        let tiles = cols.div_ceil(PIECE_COLS);
+    /// Products of plain ternary matrices that share an input, which is prepared, for few tokens.
+    fn multiply_together(&self, together: &Together) -> Result<()> {
+        let kernels = self.kernels;
+        let (kernel, few) = match (self.batch, together.pair) {
+            (1, false) => (kernels.ternary_gemv, 1),
+            (1, true) => (kernels.ternary_gemv_pair, 1),
+            (_, false) => (kernels.ternary_gemv_4, FEW),
+            (_, true) => (kernels.ternary_gemv_pair_4, FEW),
+        };
+        self.gemv(kernel, together, self.batch, few)
+    }
+
+    fn gemv(&self, kernel: Kernel, together: &Together, tokens: usize, few: usize) -> Result<()> {
+        let Together { jobs, tiles, pieces, .. } = *together;
         let args = args![
             jobs,
             self.at(Piece::Quantized),
@@ -280,7 +284,7 @@ impl Pass<'_> {
             tokens,
         ];
         let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model.device.multiprocessors());
-        self.launch(kernel, [pieces, tokens.div_ceil(few)], [32, warps], 0, args)
+        self.launch(kernel, [pieces, tokens.div_ceil(few), 1], [32, warps], 0, args)
     }
 
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
@@ -309,15 +313,13 @@ impl Pass<'_> {
                     tiles,
                     tokens
                 ];
-                let grid = [tokens.div_ceil(GEMM_TILE), rows.div_ceil(GEMM_TILE)];
-                return self.launch(&kernels.ternary_gemm, grid, [128, 1], 0, args);
+                let grid = [tokens.div_ceil(GEMM_TILE), rows.div_ceil(GEMM_TILE), 1];
+                return self.launch(kernels.ternary_gemm, grid, [128, 1], 0, args);
             }
             Kind::Multiply | Kind::Divide => {
-                let kernel = if tokens == 1 { &kernels.ternary_gemv } else { &kernels.ternary_gemv_4 };
-                let (scale, rows, sink) = (matrix.scale, rows as i32, sink as i32);
-                let job = Job { weights, out, scale, divide: i32::from(divide), rows, sink };
-                let jobs = Jobs::one(job);
-                return self.gemv(kernel, jobs, matrix.cols, pieces, tokens, few);
+                let kernel = if tokens == 1 { kernels.ternary_gemv } else { kernels.ternary_gemv_4 };
+                let together = Together::new([(matrix, out, sink)].into_iter());
+                return self.gemv(kernel, &together, tokens, few);
             }
             Kind::Groups => {
                 let args = args![
@@ -334,12 +336,12 @@ impl Pass<'_> {
                     matrix.cols,
                     matrix.span
                 ];
-                return self.launch(&kernels.ternary_groups, [pieces, tokens], [128, 1], 0, args);
+                return self.launch(kernels.ternary_groups, [pieces, tokens, 1], [128, 1], 0, args);
             }
-            Kind::F32 => float(&kernels.float_product_f32, &kernels.float_product_f32_4),
-            Kind::F16 => float(&kernels.float_product_f16, &kernels.float_product_f16_4),
-            Kind::Bf16 => float(&kernels.float_product_bf16, &kernels.float_product_bf16_4),
-            Kind::I8 => float(&kernels.float_product_i8, &kernels.float_product_i8_4),
+            Kind::F32 => float(kernels.float_product_f32, kernels.float_product_f32_4),
+            Kind::F16 => float(kernels.float_product_f16, kernels.float_product_f16_4),
+            Kind::Bf16 => float(kernels.float_product_bf16, kernels.float_product_bf16_4),
+            Kind::I8 => float(kernels.float_product_i8, kernels.float_product_i8_4),
         };
         let args = args![
             weights,
@@ -352,82 +354,130 @@ impl Pass<'_> {
             sink as i32,
             tokens,
         ];
-        self.launch(kernel, [rows.div_ceil(32), tokens.div_ceil(few)], [256, 1], 0, args)
-    }
-
-    /// The address of a layer's keys and values.
-    fn cache(&self, layer: usize) -> u64 {
-        let config = self.config();
-        let numbers = layer * config.key_value_size() * 2 * self.options.context;
-        self.at(Piece::Cache) + (numbers * self.options.cache.bytes()) as u64
+        self.launch(kernel, [tokens.div_ceil(few), rows.div_ceil(32), 1], [256, 1], 0, args)
     }
 
     /// The kernel for the cache's number format.
-    fn by_cache<'k>(&self, f32: &'k CudaFunction, f16: &'k CudaFunction) -> &'k CudaFunction {
-        match self.options.cache {
+    fn by_cache(&self, f32: Kernel, f16: Kernel) -> Kernel {
+        match self.cache {
             CacheType::F32 => f32,
             CacheType::F16 => f16,
         }
     }
 
     /// The first arguments of the kernels that rotate queries and keys.
-    fn rotation_args(&self, n: usize, layer: &DeviceLayer) -> [Arg; 9] {
+    fn rotation_args(&self, n: usize, layer: &DeviceLayer) -> [Arg; 11] {
+        let config = self.config();
         [
-            self.at(Piece::Position).into(),
+            self.at(Piece::Slots).into(),
+            n.into(),
             self.at(Piece::Query).into(),
             self.at(Piece::Key).into(),
             self.at(Piece::Value).into(),
-            self.cache(n).into(),
-            self.at(Piece::Rotation).into(),
             layer.norms[LayerNorm::Query as usize].into(),
             layer.norms[LayerNorm::Key as usize].into(),
-            self.config().rms_norm_eps.into(),
+            config.rms_norm_eps.into(),
+            config.num_attention_heads.into(),
+            config.num_key_value_heads.into(),
+            config.head_dim.into(),
         ]
     }
 
+    /// What scores are multiplied by.
+    fn score_scale(&self) -> f32 {
+        1.0 / (self.config().head_dim as f32).sqrt()
+    }
+
+    /// Rotation, the write to the cache, and attention of one token of each session.
+    fn attend(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
+        let (config, kernels, rows) = (self.config(), self.kernels, self.batch);
+        let (stride, [parts, pieces]) = (self.sizes.score_stride, self.sizes.score_grid);
+        let (scores, largest) = (self.at(Piece::Scores), self.at(Piece::Largest));
+        let own = args![self.score_scale(), scores, stride, largest];
+        let args = &[&self.rotation_args(n, layer)[..], own].concat();
+        let kernel = self.by_cache(kernels.attention_scores_f32, kernels.attention_scores_f16);
+        let vectors = 4 * 5 * config.head_dim;
+        self.launch(kernel, [parts, pieces, rows], [ATTENTION_THREADS[0], 1], vectors, args)?;
+        let args = args![
+            self.at(Piece::Slots),
+            n,
+            scores,
+            stride,
+            largest,
+            pieces,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            self.at(Piece::Query),
+        ];
+        let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
+        let grid = [parts, config.head_dim.div_ceil(ATTENTION_COLUMNS), rows];
+        self.launch(kernel, grid, [ATTENTION_THREADS[1], 1], 0, args)
+    }
+
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
-        let config = self.config();
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
-        let own = args![heads, kv_heads, config.head_dim, self.options.context];
-        let args = &[&self.rotation_args(n, layer)[..], own].concat();
-        let kernel = self.by_cache(&self.kernels.rotate_f32, &self.kernels.rotate_f16);
-        self.launch(kernel, [(heads + 2 * kv_heads).div_ceil(4), self.batch], [32, 4], 0, args)
+        let units = self.config().num_attention_heads + 2 * self.config().num_key_value_heads;
+        let kernel = self.by_cache(self.kernels.rotate_f32, self.kernels.rotate_f16);
+        self.launch(kernel, [units.div_ceil(4), self.batch, 1], [32, 4], 0, &self.rotation_args(n, layer))
     }
 
-    /// Rotation, the write to the cache, and attention of one token.
-    fn attend_short(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
+    fn attend_prompt(&self, n: usize) -> Result<()> {
         let config = self.config();
-        let (heads, head_dim) = (config.num_attention_heads, config.head_dim);
-        let group = heads / config.num_key_value_heads;
-        let own = args![group, head_dim, self.options.context, 1.0 / (head_dim as f32).sqrt()];
-        let args = &[&self.rotation_args(n, layer)[..], own].concat();
-        let kernel = self.by_cache(&self.kernels.attention_head_f32, &self.kernels.attention_head_f16);
-        self.launch(kernel, [heads, 1], [1024, 1], 4 * SHORT_VECTORS * head_dim, args)
+        let args = args![
+            self.at(Piece::Slots),
+            n,
+            self.at(Piece::Query),
+            self.at(Piece::Scores),
+            self.sizes.score_stride,
+            self.batch,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+            self.score_scale(),
+        ];
+        let kernel = self.by_cache(self.kernels.attention_prompt_f32, self.kernels.attention_prompt_f16);
+        self.launch(kernel, [self.sizes.prompt_blocks, 1, 1], [128, 1], 4 * 8 * config.head_dim, args)
     }
+}
 
-    fn attend(&self, n: usize) -> Result<()> {
-        let (config, kernels) = (self.config(), self.kernels);
-        let (heads, kv_heads, head_dim) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
-        let (stride, context, cache) = (self.sizes.score_stride, self.options.context, self.cache(n));
-        let c = 1.0 / (head_dim as f32).sqrt();
-        let (position, query, scores) = (self.at(Piece::Position), self.at(Piece::Query), self.at(Piece::Scores));
-        if self.batch > 1 {
-            let kernel = self.by_cache(&kernels.attention_prompt_f32, &kernels.attention_prompt_f16);
-            let args = args![position, query, cache, scores, stride, self.batch, heads, kv_heads, head_dim, context, c];
-            return self.launch(kernel, [self.sizes.prompt_blocks, 1], [128, 1], 4 * 8 * head_dim, args);
+/// Plain ternary matrices that share an input.
+struct Together {
+    jobs: Jobs,
+    /// Pieces of 256 columns in a row.
+    tiles: usize,
+    /// Pieces of 8 rows in all of them; of a pair, in one.
+    pieces: usize,
+    /// Whether they are gate and up, of which `act(gate) * up` is stored.
+    pair: bool,
+}
+
+impl Together {
+    /// Up to three matrices, where the outputs go, and how; a pair, if the second has an activation.
+    fn new<'m>(products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Self {
+        let mut together = Together { jobs: Jobs::default(), tiles: 0, pieces: 0, pair: false };
+        together.jobs.begin = [i32::MAX; 2];
+        for (i, (matrix, out, sink)) in products.enumerate() {
+            let jobs = &mut together.jobs;
+            together.tiles = matrix.cols.div_ceil(PIECE_COLS);
+            together.pair = matches!(sink, Sink::Relu2 | Sink::Silu);
+            if together.pair {
+                jobs.job[0].sink = sink as i32;
+            } else {
+                if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
+                    *begin = together.pieces as i32;
+                }
+                together.pieces += matrix.rows.div_ceil(PIECE_ROWS);
+            }
+            jobs.job[i] = Job {
+                weights: matrix.weights,
+                out,
+                scale: matrix.scale,
+                divide: i32::from(matrix.kind == Kind::Divide),
+                rows: matrix.rows as i32,
+                sink: sink as i32,
+            };
         }
-        let (largest, group) = (self.at(Piece::Largest), heads / kv_heads);
-        let grid = [heads, (stride / ATTENTION_BLOCK).min(MOST_BLOCKS)];
-        let kernel = self.by_cache(&kernels.attention_scores_f32, &kernels.attention_scores_f16);
-        let args = args![position, query, cache, scores, largest, stride, group, head_dim, context, c];
-        self.launch(kernel, grid, [512, 1], 0, args)?;
-        let sums = self.at(Piece::Parts);
-        let parts = sums + (4 * heads * (stride / ATTENTION_BLOCK)) as u64;
-        let kernel = self.by_cache(&kernels.attention_weights_f32, &kernels.attention_weights_f16);
-        let args = args![position, cache, scores, largest, sums, parts, stride, group, head_dim, context];
-        self.launch(kernel, grid, [128, 1], 0, args)?;
-        let args = args![position, sums, parts, query, stride, head_dim];
-        self.launch(&kernels.attention_combine, [heads, 1], [128, 1], 0, args)
+        together
     }
 }
 

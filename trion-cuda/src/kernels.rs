@@ -1,49 +1,117 @@
 //! The kernels, loaded from PTX, and how they are launched.
 
+use std::ffi::{CString, c_void};
+use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DeviceRepr, LaunchConfig, PushKernelArg};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::result::{launch_kernel, module};
+use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use crate::error::{Doing, Result};
+
+/// Which PTX is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelSet {
+    /// For compute capability 6.1, a GTX 1050; every newer card takes it too.
+    Sm61,
+    /// For compute capability 9.0 and newer, where a kernel can begin while the one before it ends.
+    Sm90,
+}
+
+/// A kernel, as the driver names it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kernel(sys::CUfunction);
+
+/// What was compiled for the card from one file.
+struct Module {
+    context: Arc<CudaContext>,
+    handle: sys::CUmodule,
+}
+
+impl Module {
+    fn load(context: &Arc<CudaContext>, ptx: &str) -> Result<Self> {
+        context.bind_to_thread().doing("choosing a GPU")?;
+        let image = CString::new(ptx).unwrap_or_default();
+        // SAFETY: the driver reads PTX that ends with a zero, which lives as long as the call.
+        #[expect(unsafe_code, reason = "the driver reads what a pointer says")]
+        let handle = unsafe { module::load_data(image.as_ptr().cast()) }.doing("loading kernels")?;
+        Ok(Module { context: context.clone(), handle })
+    }
+
+    fn kernel(&self, name: &str) -> Result<Kernel> {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: the module is loaded as long as `self` is there, and the kernel is only used as long.
+        #[expect(unsafe_code, reason = "a handle of the driver's")]
+        let kernel = unsafe { module::get_function(self.handle, name) };
+        Ok(Kernel(kernel.doing("looking for a kernel")?))
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // An error of the driver's at the end helps nobody.
+        let _ = self.context.bind_to_thread();
+        // SAFETY: nothing of this module runs any more: sessions and models hold the device, which holds the modules,
+        // and wait for their work when they end.
+        #[expect(unsafe_code, reason = "a handle of the driver's")]
+        let _ = unsafe { module::unload(self.handle) };
+    }
+}
 
 macro_rules! kernels {
     ($($file:literal: $($kernel:ident)*;)*) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
-            $($(pub(crate) $kernel: CudaFunction,)*)*
+            $($(pub(crate) $kernel: Kernel,)*)*
+            /// Which of them these are.
+            pub(crate) set: KernelSet,
+            /// What they belong to.
+            _modules: Vec<Module>,
         }
 
         impl Kernels {
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
-            pub(crate) fn load(context: &Arc<CudaContext>) -> Result<Self> {
+            pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
+                let mut modules = Vec::new();
                 let ($($($kernel,)*)*);
                 $({
-                    let ptx = include_str!(concat!("../ptx/", $file, ".ptx"));
-                    let module = context.load_module(Ptx::from_src(ptx)).doing(concat!("loading ", $file, ".ptx"))?;
-                    $($kernel = module.load_function(stringify!($kernel)).doing("looking for a kernel")?;)*
+                    let ptx = match set {
+                        KernelSet::Sm61 => include_str!(concat!("../ptx/sm_61/", $file, ".ptx")),
+                        KernelSet::Sm90 => include_str!(concat!("../ptx/sm_90/", $file, ".ptx")),
+                    };
+                    let module = Module::load(context, ptx)?;
+                    $($kernel = module.kernel(stringify!($kernel))?;)*
+                    modules.push(module);
                 })*
-                Ok(Kernels { $($($kernel,)*)* })
+                Ok(Kernels { $($($kernel,)*)* set, _modules: modules })
             }
         }
     };
 }
 
+// SAFETY: the driver takes handles of modules and kernels from any thread, and these never change.
+#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
+unsafe impl Send for Kernels {}
+
+// SAFETY: as above.
+#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
+unsafe impl Sync for Kernels {}
+
 kernels! {
     "argmax": argmax_parts argmax_next;
-    "attention": attention_scores_f32 attention_scores_f16 attention_weights_f32 attention_weights_f16
-        attention_prompt_f32 attention_prompt_f16 attention_combine;
-    "attention_head": attention_head_f32 attention_head_f16;
+    "attention_prompt": attention_prompt_f32 attention_prompt_f16;
+    "attention_token": attention_scores_f32 attention_scores_f16 attention_outputs_f32 attention_outputs_f16;
     "embed": begin embed;
     "float_matrix": float_product_f32 float_product_f32_4 float_product_f16 float_product_f16_4
         float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
     "gemm": ternary_gemm;
     "prepare": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14 prepare_row_20;
+    "project": project_rows project_rows_wide project_pair project_pair_wide;
     "rotate": rotate_f32 rotate_f16;
     "ternary": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4 ternary_groups;
 }
 
-/// One matrix of a launch of `ternary_gemv`; as `Job` in `kernels/ternary.cu`.
+/// One matrix of a launch; as `Job` in `kernels/jobs.cuh`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Job {
@@ -55,7 +123,7 @@ pub(crate) struct Job {
     pub(crate) sink: i32,
 }
 
-/// Matrices that share an input; as `Jobs` in `kernels/ternary.cu`.
+/// Matrices that share an input; as `Jobs` in `kernels/jobs.cuh`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub(crate) struct Jobs {
@@ -71,9 +139,18 @@ impl Jobs {
     }
 }
 
-// SAFETY: the layout is C's, without padding, and the kernels' structure has the same fields.
-#[expect(unsafe_code, reason = "cudarc asks for this promise about arguments of kernels")]
-unsafe impl DeviceRepr for Jobs {}
+/// A session at work, as kernels see it; as `Slot` in `kernels/common.cuh`.
+#[derive(Debug, Clone, Copy, bytemuck::NoUninit)]
+#[repr(C)]
+pub(crate) struct Slot {
+    /// Addresses of the cache, of the rotary tables and of all tokens.
+    pub(crate) cache: u64,
+    pub(crate) rotation: u64,
+    pub(crate) tokens: u64,
+    /// Positions that there is room for, and the one that is computed.
+    pub(crate) context: i32,
+    pub(crate) position: i32,
+}
 
 /// An argument of a kernel.
 #[derive(Clone, Copy)]
@@ -134,8 +211,8 @@ pub(crate) use args;
 /// Threads of a launch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
-    /// Blocks of threads, in two directions.
-    pub(crate) grid: [usize; 2],
+    /// Blocks of threads, in three directions.
+    pub(crate) grid: [usize; 3],
     /// Threads of a block, in two directions.
     pub(crate) block: [usize; 2],
     /// Bytes of dynamic shared memory.
@@ -146,23 +223,57 @@ pub(crate) struct Shape {
 ///
 /// Kernels write where the addresses among `args` point to; whoever calls holds these to be pieces of memory that live
 /// as long as the stream has work, as long as the kernel's sizes ask for.
-pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: &CudaFunction, shape: Shape, args: &[Arg]) -> Result<()> {
-    let mut builder = stream.launch_builder(kernel);
+pub(crate) fn launch(
+    stream: &Arc<CudaStream>,
+    set: KernelSet,
+    kernel: Kernel,
+    shape: Shape,
+    args: &[Arg],
+) -> Result<()> {
+    let mut pointers: Vec<*mut c_void> = Vec::with_capacity(args.len());
     for arg in args {
-        match arg {
-            Arg::Address(address) => builder.arg(address),
-            Arg::Int(number) => builder.arg(number),
-            Arg::Float(number) => builder.arg(number),
-            Arg::Jobs(jobs) => builder.arg(jobs),
+        let pointer: *const c_void = match arg {
+            Arg::Address(address) => ptr::from_ref(address).cast(),
+            Arg::Int(number) => ptr::from_ref(number).cast(),
+            Arg::Float(number) => ptr::from_ref(number).cast(),
+            Arg::Jobs(jobs) => ptr::from_ref(jobs).cast(),
         };
+        pointers.push(pointer.cast_mut());
     }
-    let [(x, y), (block_x, block_y)] = [shape.grid, shape.block].map(|[x, y]| (x as u32, y as u32));
-    let shared_mem_bytes = shape.shared as u32;
-    let config = LaunchConfig { grid_dim: (x, y, 1), block_dim: (block_x, block_y, 1), shared_mem_bytes };
-    // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and a
-    // test launches every kernel), and addresses are pieces of memory as said above.
-    #[expect(unsafe_code, reason = "a launch cannot be checked")]
-    let launched = unsafe { builder.launch(config) };
-    launched.doing("launching a kernel")?;
-    Ok(())
+    let [x, y, z] = shape.grid.map(|blocks| blocks as u32);
+    let [block_x, block_y] = shape.block.map(|threads| threads as u32);
+    let shared = shape.shared as u32;
+    stream.context().bind_to_thread().doing("choosing a GPU")?;
+    let launched = match set {
+        // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and
+        // a test launches every kernel), and addresses are pieces of memory as said above.
+        #[expect(unsafe_code, reason = "a launch cannot be checked")]
+        KernelSet::Sm61 => unsafe {
+            launch_kernel(kernel.0, (x, y, z), (block_x, block_y, 1), shared, stream.cu_stream(), &mut pointers)
+        },
+        KernelSet::Sm90 => {
+            // The kernel waits by itself for the one before it (`in_turn` in `kernels/common.cuh`).
+            let id = sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+            let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+            let config = sys::CUlaunchConfig {
+                gridDimX: x,
+                gridDimY: y,
+                gridDimZ: z,
+                blockDimX: block_x,
+                blockDimY: block_y,
+                blockDimZ: 1,
+                sharedMemBytes: shared,
+                hStream: stream.cu_stream(),
+                attrs: &raw mut attribute,
+                numAttrs: 1,
+            };
+            // SAFETY: as above; the driver copies the configuration and the attribute, which live until it returns.
+            #[expect(unsafe_code, reason = "a launch cannot be checked")]
+            unsafe {
+                sys::cuLaunchKernelEx(&raw const config, kernel.0, pointers.as_mut_ptr(), ptr::null_mut()).result()
+            }
+        }
+    };
+    launched.doing("launching a kernel")
 }

@@ -33,6 +33,7 @@ mod state;
 
 pub use device::CudaDevice;
 pub use error::{Error, Result};
+pub use kernels::KernelSet;
 pub use model::CudaModel;
 pub use plan::MemoryPlan;
 pub use session::CudaSession;

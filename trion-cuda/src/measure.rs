@@ -67,7 +67,7 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
     let (out, scales) = (q + input as u64, q + (input + output) as u64);
 
     let warps = if warps == 0 { warps_for(tiles, pieces, device.multiprocessors()) } else { warps };
-    let shape = Shape { grid: [pieces, 1], block: [32, warps], shared: 0 };
+    let shape = Shape { grid: [pieces, 1, 1], block: [32, warps], shared: 0 };
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).doing("beginning a graph")?;
     let mut launched = Ok(());
@@ -76,7 +76,7 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
         let job = Job { weights, out, scale: 1.0, divide: 0, rows: rows as i32, sink: 0 };
         let jobs = Jobs::one(job);
         launched = launched.and_then(|()| {
-            launch(&stream, &device.kernels().ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])
+            launch(&stream, device.kernel_set(), device.kernels().ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])
         });
     }
     let graph = stream.end_capture(CUgraphInstantiate_flags(0));

@@ -3,6 +3,7 @@
 use trion_core::numeric::ATTENTION_BLOCK;
 use trion_core::{Config, Logits, SessionOptions};
 
+use crate::kernels::Slot;
 use crate::layout::aligned;
 use crate::plan::quantized_stride;
 
@@ -14,6 +15,10 @@ const QUERIES: usize = 8;
 pub(crate) const ARGMAX_BLOCKS: usize = 128;
 /// Bytes of an activation scale: a float and an integer.
 const SCALE_BYTES: usize = 8;
+/// Positions that a block of threads scores at once; `CHUNK` in `kernels/attention_token.cu`.
+const CHUNK: usize = 32;
+/// Query heads that such a block takes together; `HEADS` there.
+const HEADS: usize = 4;
 
 /// Bytes of every piece.
 #[derive(Debug, Clone, Copy)]
@@ -23,18 +28,20 @@ pub(crate) struct Sizes {
     pub(crate) score_stride: usize,
     /// Blocks of threads that the prompt's attention may use.
     pub(crate) prompt_blocks: usize,
+    /// Parts of the heads, and pieces of the positions, that a token's attention is divided into.
+    pub(crate) score_grid: [usize; 2],
     /// Activation scales of a token.
     pub(crate) spans: usize,
 }
 
-const PIECES: usize = 17;
+const PIECES: usize = 16;
 
-/// The pieces, in order; the index into [`Sizes`] and [`Memory`].
+/// The pieces, in order; the index into [`Sizes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Piece {
-    /// The position of the batch's first token: `i32`.
-    Position,
+    /// The session, or every session of a batch: [`Slot`]s.
+    Slots,
     /// Every token so far `[context]`, `u32`.
     Tokens,
     /// The residual stream `[batch, hidden_size]`.
@@ -55,60 +62,79 @@ pub(crate) enum Piece {
     Intermediate,
     /// Cosines and sines of every position `[context, 2, head_dim / 2]`.
     Rotation,
-    /// Scores of one token `[heads, score_stride]`, or of each block of the prompt's attention `[blocks, 8,
-    /// score_stride]`.
+    /// Scores of one token of each session `[sessions, heads, score_stride]`, or of each block of the prompt's attention
+    /// `[blocks, 8, score_stride]`.
     Scores,
-    /// The largest score of each block of positions of one token `[heads, score_stride / 64]`.
+    /// The largest score of each piece of positions `[sessions, heads, score_grid[1]]`.
     Largest,
-    /// Sums of weights `[heads, score_stride / 64]`, then weighted sums of values `[heads, score_stride / 64,
-    /// head_dim]`.
-    Parts,
     /// `[rows, vocab_size]`.
     Logits,
-    /// The best token of each of [`ARGMAX_BLOCKS`].
+    /// The best token of each of [`ARGMAX_BLOCKS`] `[sessions, ARGMAX_BLOCKS]`.
     Best,
     /// Keys and values `[layers, heads, 2, context, head_dim]`, as the core's.
     Cache,
 }
 
 impl Sizes {
+    /// Of one session.
     pub(crate) fn new(config: &Config, options: &SessionOptions, multiprocessors: usize) -> Self {
-        let (batch, context, heads) = (options.max_batch, options.context, config.num_attention_heads);
-        let spans = match config.activation_group {
-            0 => 1,
-            group => config.widest_input().div_ceil(group),
-        };
-        let score_stride = context.div_ceil(ATTENTION_BLOCK).saturating_mul(ATTENTION_BLOCK);
-        let blocks = score_stride / ATTENTION_BLOCK;
-        let group = heads / config.num_key_value_heads;
-        let pieces = batch.saturating_mul(group).div_ceil(QUERIES).saturating_mul(config.num_key_value_heads);
-        let prompt_blocks = if batch > 1 { pieces.min(multiprocessors * PROMPT_BLOCKS) } else { 0 };
+        let (batch, context) = (options.max_batch, options.context);
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let work = batch.saturating_mul(group).div_ceil(QUERIES).saturating_mul(config.num_key_value_heads);
+        let prompt_blocks = if batch > 1 { work.min(multiprocessors * PROMPT_BLOCKS) } else { 0 };
         let rows = match options.logits {
             Logits::Last => 1,
             Logits::All => batch,
         };
-        let floats = |counts: &[usize]| counts.iter().fold(4_usize, |bytes, count| bytes.saturating_mul(*count));
-        let cache_numbers = floats(&[config.num_hidden_layers, config.key_value_size(), 2, context]) / 4;
-        let pieces = [
-            4,
-            floats(&[context]),
-            floats(&[batch, config.hidden_size]),
-            floats(&[batch, config.widest_input()]),
-            batch.saturating_mul(quantized_stride(config)),
-            batch.saturating_mul(spans).saturating_mul(SCALE_BYTES),
-            floats(&[batch, config.query_size()]),
-            floats(&[batch, config.key_value_size()]),
-            floats(&[batch, config.key_value_size()]),
-            floats(&[batch, config.intermediate_size]),
-            floats(&[context, config.head_dim]),
-            floats(&[heads.max(prompt_blocks * QUERIES), score_stride]),
-            floats(&[heads, blocks]),
-            floats(&[heads, blocks, config.head_dim + 1]),
-            floats(&[rows, config.vocab_size]),
-            ARGMAX_BLOCKS * 8,
-            cache_numbers.saturating_mul(options.cache.bytes()),
-        ];
-        Sizes { pieces, score_stride, prompt_blocks, spans }
+        let mut sizes = Sizes::scratch(config, batch, rows, context, multiprocessors);
+        sizes.prompt_blocks = prompt_blocks;
+        let scores = floats(&[config.num_attention_heads.max(prompt_blocks * QUERIES), sizes.score_stride]);
+        let cache = floats(&[config.num_hidden_layers, config.key_value_size(), 2, context]) / 4;
+        for (piece, bytes) in [
+            (Piece::Slots, size_of::<Slot>()),
+            (Piece::Tokens, floats(&[context])),
+            (Piece::Rotation, floats(&[context, config.head_dim])),
+            (Piece::Scores, scores),
+            (Piece::Largest, floats(&[config.num_attention_heads, sizes.score_grid[1]])),
+            (Piece::Best, ARGMAX_BLOCKS * 8),
+            (Piece::Cache, cache.saturating_mul(options.cache.bytes())),
+        ] {
+            sizes.pieces[piece as usize] = bytes;
+        }
+        sizes
+    }
+
+    /// What a batch of tokens goes through, whosever they are.
+    fn scratch(config: &Config, batch: usize, rows: usize, context: usize, multiprocessors: usize) -> Self {
+        let spans = match config.activation_group {
+            0 => 1,
+            group => config.widest_input().div_ceil(group),
+        };
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let parts = group.div_ceil(HEADS) * config.num_key_value_heads;
+        // Twice as many blocks of threads as there are multiprocessors.
+        let most = (2 * multiprocessors).div_ceil(parts);
+        let mut sizes = Sizes {
+            pieces: [0; PIECES],
+            score_stride: context.div_ceil(ATTENTION_BLOCK).saturating_mul(ATTENTION_BLOCK),
+            prompt_blocks: 0,
+            score_grid: [parts, context.div_ceil(CHUNK).min(most)],
+            spans,
+        };
+        for (piece, bytes) in [
+            (Piece::Hidden, floats(&[batch, config.hidden_size])),
+            (Piece::Input, floats(&[batch, config.widest_input()])),
+            (Piece::Quantized, batch.saturating_mul(quantized_stride(config))),
+            (Piece::Scales, batch.saturating_mul(spans).saturating_mul(SCALE_BYTES)),
+            (Piece::Query, floats(&[batch, config.query_size()])),
+            (Piece::Key, floats(&[batch, config.key_value_size()])),
+            (Piece::Value, floats(&[batch, config.key_value_size()])),
+            (Piece::Intermediate, floats(&[batch, config.intermediate_size])),
+            (Piece::Logits, floats(&[rows, config.vocab_size])),
+        ] {
+            sizes.pieces[piece as usize] = bytes;
+        }
+        sizes
     }
 
     /// Bytes of the cache with the padding behind it.
@@ -125,4 +151,9 @@ impl Sizes {
     pub(crate) fn offset(&self, piece: Piece) -> usize {
         self.pieces[..piece as usize].iter().map(|bytes| aligned(*bytes)).sum()
     }
+}
+
+/// Bytes of so many floats.
+fn floats(counts: &[usize]) -> usize {
+    counts.iter().fold(4, |bytes, count| bytes.saturating_mul(*count))
 }

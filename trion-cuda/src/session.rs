@@ -9,7 +9,8 @@ use trion_core::{Error as CoreError, Logits, Progress, SessionOptions};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::{Pass, SHORT_CONTEXT};
+use crate::forward::Pass;
+use crate::kernels::Slot;
 use crate::memory::{Piece, Sizes};
 use crate::model::CudaModel;
 
@@ -38,8 +39,8 @@ pub struct CudaSession {
     spent: usize,
 }
 
-/// The graphs of a token: with and without the choice of the next one, for short and for long contexts.
-struct Graphs([Option<CudaGraph>; 4]);
+/// The graphs of a token: without and with the choice of the next one.
+struct Graphs([Option<CudaGraph>; 2]);
 
 // SAFETY: the driver takes a graph's handles from any thread, from one at a time (CUDA driver API, Graph object thread
 // safety). They belong to one session, and are made, launched and destroyed only through `&mut` of it.
@@ -75,7 +76,7 @@ impl CudaSession {
             model: model.clone(),
             options,
             stream,
-            graphs: Graphs([None, None, None, None]),
+            graphs: Graphs([None, None]),
             memory,
             sizes,
             base,
@@ -94,8 +95,27 @@ impl CudaSession {
             rotary_tables(theta, head_dim, position, cos, sin);
         }
         session.write(Piece::Rotation, 0, bytemuck::cast_slice(&rotation))?;
+        session.write_slot()?;
         session.synchronize()?;
         Ok(session)
+    }
+
+    /// Where the kernels find everything of this session.
+    pub(crate) fn slot(&self) -> Slot {
+        let at = |piece| self.base + self.sizes.offset(piece) as u64;
+        Slot {
+            cache: at(Piece::Cache),
+            rotation: at(Piece::Rotation),
+            tokens: at(Piece::Tokens),
+            context: self.options.context as i32,
+            position: 0,
+        }
+    }
+
+    /// Writes it where they look.
+    pub(crate) fn write_slot(&mut self) -> Result<()> {
+        let slot = self.slot();
+        self.write(Piece::Slots, 0, bytemuck::bytes_of(&slot))
     }
 
     /// The model.
@@ -166,10 +186,10 @@ impl CudaSession {
                 Logits::Last => usize::from(self.done + batch == self.tokens.len()),
             };
             if batch == 1 && rows == 1 {
-                self.pass(1, 1, self.done).begin(self.done)?;
-                self.graph(false, self.done)?.launch().doing("computing a token")?;
+                self.pass(1, 1).begin(self.done)?;
+                self.graph(false)?.launch().doing("computing a token")?;
             } else {
-                let pass = self.pass(batch, rows, self.done + batch - 1);
+                let pass = self.pass(batch, rows);
                 pass.begin(self.done)?;
                 pass.run()?;
             }
@@ -219,10 +239,10 @@ impl CudaSession {
                 self.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
             }
             // The kernel that chooses a token goes on to the next position.
-            self.pass(1, 1, first - 1).begin(first - 1)?;
+            self.pass(1, 1).begin(first - 1)?;
             self.logits_rows = 0;
-            for position in first..found {
-                self.graph(true, position)?.launch().doing("computing a token")?;
+            for _ in 0..count {
+                self.graph(true)?.launch().doing("computing a token")?;
             }
             let mut chosen = vec![0_u32; count];
             self.read(Piece::Tokens, 4 * first, bytemuck::cast_slice_mut(&mut chosen))?;
@@ -257,8 +277,8 @@ impl CudaSession {
         Ok(())
     }
 
-    /// What the kernels of a batch work with, whose last token has position `last`.
-    pub(crate) fn pass(&self, batch: usize, logits_rows: usize, last: usize) -> Pass<'_> {
+    /// What the kernels of a batch work with.
+    pub(crate) fn pass(&self, batch: usize, logits_rows: usize) -> Pass<'_> {
         let device: &CudaDevice = self.model.device();
         Pass {
             model: &self.model.0,
@@ -266,27 +286,27 @@ impl CudaSession {
             stream: &self.stream,
             sizes: &self.sizes,
             base: self.base,
-            options: &self.options,
+            cache: self.options.cache,
             batch,
             logits_rows,
-            is_short: last < SHORT_CONTEXT,
+            is_prompt: batch > 1,
         }
     }
 
-    /// The graph that computes the token at a position; with the choice of the token, if `choose` says so.
-    fn graph(&mut self, choose: bool, position: usize) -> Result<&CudaGraph> {
-        let which = usize::from(choose) + 2 * usize::from(position < SHORT_CONTEXT);
+    /// The graph that computes a token; with the choice of the token, if `choose` says so.
+    fn graph(&mut self, choose: bool) -> Result<&CudaGraph> {
+        let which = usize::from(choose);
         if self.graphs.0[which].is_none() {
-            self.graphs.0[which] = Some(self.capture(choose, position)?);
+            self.graphs.0[which] = Some(self.capture(choose)?);
         }
         self.graphs.0[which].as_ref().ok_or_else(no_graph)
     }
 
-    fn capture(&self, choose: bool, position: usize) -> Result<CudaGraph> {
+    fn capture(&self, choose: bool) -> Result<CudaGraph> {
         // Other threads go on with their streams.
         let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         self.stream.begin_capture(mode).doing("beginning a graph")?;
-        let pass = self.pass(1, 1, position);
+        let pass = self.pass(1, 1);
         let worked = if choose { pass.choose() } else { Ok(()) }.and_then(|()| pass.run());
         // Ended in any case, so that the stream can be used again.
         let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));

@@ -19,6 +19,7 @@ impl CudaSession {
         // The copy's stream reads what this one's has written.
         self.synchronize()?;
         copy.stream.memcpy_dtod(&self.memory, &mut copy.memory).doing("copying a session")?;
+        copy.write_slot()?;
         copy.synchronize()?;
         copy.tokens.clone_from(&self.tokens);
         copy.logits.clone_from(&self.logits);

@@ -17,9 +17,22 @@ const COMPILER: &str = "nvidia/cuda_nvrtc/lib/libnvrtc.so.12";
 /// The assembler in its.
 const ASSEMBLER: &str = "nvidia/cuda_nvcc/bin/ptxas";
 
-/// The version of PTX that the checked-in files state: one that drivers since CUDA 9 read. The compiler states its own, but what
-/// it writes for this architecture uses nothing newer, besides hints; the assembler would complain.
-const PTX_VERSION: &str = ".version 6.0";
+/// A set of PTX files: the directory below `trion-cuda/ptx`, the compiler's architecture, the assembler's, and the version
+/// that the files state. The compiler states its own, but what it writes uses nothing newer than this one, besides hints; the
+/// assembler would complain.
+struct Set {
+    name: &'static str,
+    architecture: &'static str,
+    machine: &'static str,
+    version: &'static str,
+}
+
+/// From the GTX 1050 up, for drivers since CUDA 9; and from compute capability 9.0 up, where a kernel can begin while the one
+/// before it ends, for drivers since CUDA 12.
+const SETS: [Set; 2] = [
+    Set { name: "sm_61", architecture: "compute_61", machine: "sm_61", version: ".version 6.0" },
+    Set { name: "sm_90", architecture: "compute_90", machine: "sm_90", version: ".version 7.8" },
+];
 
 /// Begins a hint of a newer version.
 const NEWER_HINT: &str = ".pragma \"used_bytes_mask";
@@ -33,42 +46,49 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
     };
     let Some(packages) = packages()? else { return Ok(()) };
     let (compiler, assembler) = (packages.join(COMPILER), packages.join(ASSEMBLER));
-    let (sources, ptx) = (root().join("trion-cuda/kernels"), root().join("trion-cuda/ptx"));
+    let sources = root().join("trion-cuda/kernels");
     let script = root().join("xtask/src/kernels.py");
-    let fresh = target().join("kernels");
-    fs::create_dir_all(&fresh).map_err(|e| format!("{}: {e}", fresh.display()))?;
-
     let listing = fs::read_dir(&sources).map_err(|e| format!("{}: {e}", sources.display()))?;
     let mut files: Vec<PathBuf> = listing.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     files.sort();
     let mut stale = Vec::new();
-    println!("{:24}  {:>9}  {:>8}  {:>7}  {:>7}", "kernel, for sm_61", "registers", "shared B", "stack B", "spill B");
-    for source in &files {
-        let name = source.with_extension("ptx");
-        let name = Path::new(name.file_name().ok_or("a file without a name")?);
-        let made = fresh.join(name);
-        said(Command::new("python3").args([&script, &compiler, source]).arg("compute_61").arg(&made))?;
-        let text = fs::read_to_string(&made).map_err(|e| format!("{}: {e}", made.display()))?;
-        let text = with_version(&text)?;
-        fs::write(&made, &text).map_err(|e| format!("{}: {e}", made.display()))?;
-        let checked_in = ptx.join(name);
-        if fs::read_to_string(&checked_in).unwrap_or_default() != text {
-            stale.push(checked_in.display().to_string());
-            if !check {
-                fs::write(&checked_in, &text).map_err(|e| format!("{}: {e}", checked_in.display()))?;
-            }
+    println!(
+        "{:6} {:24}  {:>9}  {:>8}  {:>7}  {:>7}",
+        "for", "kernel", "registers", "shared B", "stack B", "spill B"
+    );
+    for set in SETS {
+        let ptx = root().join("trion-cuda/ptx").join(set.name);
+        let fresh = target().join("kernels").join(set.name);
+        for directory in [&ptx, &fresh] {
+            fs::create_dir_all(directory).map_err(|e| format!("{}: {e}", directory.display()))?;
         }
-        let machine_code = made.with_extension("cubin");
-        let assemble = ["--gpu-name=sm_61", "--verbose", "--output-file"];
-        let log = said(Command::new(&assembler).args(assemble).arg(machine_code).arg(&made))?;
-        for kernel in resources(&log) {
-            println!(
-                "{:24}  {:>9}  {:>8}  {:>7}  {:>7}",
-                kernel.name, kernel.registers, kernel.shared, kernel.stack, kernel.spilled
-            );
-            if kernel.spilled > 0 {
-                return Err(format!("{} spills {} bytes of registers", kernel.name, kernel.spilled));
+        for source in &files {
+            let name = source.with_extension("ptx");
+            let name = Path::new(name.file_name().ok_or("a file without a name")?);
+            let made = fresh.join(name);
+            said(Command::new("python3").args([&script, &compiler, source]).arg(set.architecture).arg(&made))?;
+            let text = fs::read_to_string(&made).map_err(|e| format!("{}: {e}", made.display()))?;
+            let text = with_version(&text, set.version)?;
+            fs::write(&made, &text).map_err(|e| format!("{}: {e}", made.display()))?;
+            let checked_in = ptx.join(name);
+            if fs::read_to_string(&checked_in).unwrap_or_default() != text {
+                stale.push(checked_in.display().to_string());
+                if !check {
+                    fs::write(&checked_in, &text).map_err(|e| format!("{}: {e}", checked_in.display()))?;
+                }
+            }
+            let machine_code = made.with_extension("cubin");
+            let machine = format!("--gpu-name={}", set.machine);
+            let assemble = [machine.as_str(), "--verbose", "--output-file"];
+            let log = said(Command::new(&assembler).args(assemble).arg(machine_code).arg(&made))?;
+            for kernel in resources(&log) {
+                let Resources { name, registers, shared, stack, spilled } = kernel;
+                println!("{:6} {name:24}  {registers:>9}  {shared:>8}  {stack:>7}  {spilled:>7}", set.name);
+                // Newer cards have more of everything.
+                if spilled > 0 && set.machine == SETS[0].machine {
+                    return Err(format!("{name} spills {spilled} bytes of registers on {}", set.name));
+                }
             }
         }
     }
@@ -108,11 +128,11 @@ fn packages() -> Result<Option<PathBuf>, String> {
     Packages { directory: "nvrtc", what, wanted, files: &[COMPILER, ASSEMBLER] }.install()
 }
 
-/// PTX that states [`PTX_VERSION`], without hints that came later.
-fn with_version(ptx: &str) -> Result<String, String> {
+/// PTX that states a version, without hints that came later.
+fn with_version(ptx: &str, stated: &str) -> Result<String, String> {
     let version = ptx.lines().find(|line| line.starts_with(".version ")).ok_or("PTX without a version")?;
     let lines = ptx.lines().filter(|line| !line.trim_start().starts_with(NEWER_HINT));
-    let lines = lines.map(|line| if line == version { PTX_VERSION } else { line });
+    let lines = lines.map(|line| if line == version { stated } else { line });
     Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }
 
