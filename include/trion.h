@@ -19,6 +19,7 @@
  *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time
  *     for one handle.
  *  8. No function prints, exits, reads the environment or the clock, or changes a global; none unwinds into the caller.
+ *     What the driver of a GPU does, where one is asked for, is the driver's.
  */
 #ifndef TRION_H
 #define TRION_H
@@ -539,8 +540,8 @@ trion_status trion_session_fork_init(const trion_session *session,
  * differ in `context` and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
  * Between two devices this is saving and loading, and takes memory for that.
  *
- * TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session` is
- * unchanged then. TRION_DEVICE if a GPU fails; `session` has no tokens then.
+ * TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session`
+ * is unchanged then. TRION_DEVICE if a GPU fails; `session` may have no tokens then.
  */
 TRION_API
 trion_status trion_session_assign(trion_session *session,
@@ -703,8 +704,9 @@ trion_status trion_session_run(trion_session *session,
 
 /**
  * Ends the call that is computing, within one unit and also within a prompt (on a GPU after the batch under way), or
- * else the next one: it returns TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing again begins anew with the batch
- * that was under way. NULL does nothing. Any thread, at any time, from a signal handler too.
+ * else the next one: it returns TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing
+ * again begins anew with the batch that was under way. NULL does nothing. Any thread, at any time, from a signal
+ * handler too.
  */
 TRION_API
 void trion_session_cancel(trion_session *session);
@@ -805,7 +807,7 @@ trion_status trion_session_save(const trion_session *session,
  * Replaces everything in the session by the `size` bytes of a saved state at `data`. A constraint is taken away.
  *
  * TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then. TRION_DEVICE if
- * a GPU fails; the session has no tokens then.
+ * a GPU fails; the session may have no tokens then.
  */
 TRION_API
 trion_status trion_session_load(trion_session *session, const void *data, size_t size, trion_error *error);
@@ -813,21 +815,21 @@ trion_status trion_session_load(trion_session *session, const void *data, size_t
 /*
  * GPU -----------------------------------------------------------------------------------------------------------------
  *
- * Models of a runtime whose `device` is a GPU have their weights there, beside those on the host, which trion_model_
- * functions read; their sessions compute there. Everything in this header works for them as it does on a CPU, with the
+ * Models of a runtime whose `device` is a GPU have their weights there, beside those on the host, which the functions
+ * of models read; their sessions compute there. Everything in this header works for them as it does on a CPU, with the
  * same bits. What is different:
  *
  *  - A session's keys, values and activations lie in the GPU's memory, which is taken from the driver when the session
- *    is made, and given back when it is freed. Its block, as counted by trion_session_size(), has the handle alone;
+ *    is made, and given back when it is freed. Its block, as trion_session_size() counts it, has the handle alone;
  *    its tokens and its last logits lie on the process's heap. A model or a session that does not fit on the GPU is
  *    refused with TRION_OUT_OF_MEMORY, also where the device was "auto".
- *  - The GPU computes whole batches of `max_batch` tokens. Budgets are spent so, and trion_session_cancel() ends a call
- *    between two; choose a small `max_batch` where frames are short.
+ *  - The GPU computes whole batches of `max_batch` tokens. Budgets are spent so, and trion_session_cancel() ends a
+ *    call between two. Choose a small `max_batch` where frames are short.
  *  - `threads` and `parallel_for` of the runtime, and `kernel` of a session, are for CPUs: they change nothing here.
  *  - Calls that compute or copy may also return TRION_DEVICE.
  *
- * The driver is NVIDIA's, is looked for when a runtime asks for a GPU, and stays loaded. It reads environment variables
- * of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
+ * The driver is NVIDIA's. It is looked for when a runtime asks for a GPU, and stays loaded. It reads environment
+ * variables of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
  */
 
 /** Bytes of a GPU's memory. The driver takes some hundred MB besides. */
@@ -843,8 +845,8 @@ typedef struct trion_gpu_memory {
 } trion_gpu_memory;
 
 /**
- * What the model and a session with these options take of the GPU's memory; of a model on the CPU, what they would take
- * at most, on any GPU. No GPU is needed for that. `memory_size` is sizeof(trion_gpu_memory), as with
+ * What the model and a session with these options take of the GPU's memory; of a model on the CPU, what they would
+ * take at most, on any GPU, and no GPU is needed for that. `memory_size` is sizeof(trion_gpu_memory), as with
  * trion_model_get_info(). Any thread. Since version 1.1.
  *
  * TRION_INVALID_ARGUMENT for options outside their range, TRION_DEVICE in a library without TRION_FEATURE_CUDA.

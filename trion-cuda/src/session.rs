@@ -140,8 +140,8 @@ impl CudaSession {
     }
 
     /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; the last
-    /// batch may go beyond. A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX` computes
-    /// all, 0 nothing.
+    /// batch may go beyond. A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX`
+    /// computes all, 0 nothing.
     ///
     /// # Errors
     /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails:

@@ -1,20 +1,20 @@
 //! GPU
 //!
-//! Models of a runtime whose `device` is a GPU have their weights there, beside those on the host, which trion_model_
-//! functions read; their sessions compute there. Everything in this header works for them as it does on a CPU, with the
+//! Models of a runtime whose `device` is a GPU have their weights there, beside those on the host, which the functions
+//! of models read; their sessions compute there. Everything in this header works for them as it does on a CPU, with the
 //! same bits. What is different:
 //!
 //!  - A session's keys, values and activations lie in the GPU's memory, which is taken from the driver when the session
-//!    is made, and given back when it is freed. Its block, as counted by trion_session_size(), has the handle alone;
+//!    is made, and given back when it is freed. Its block, as trion_session_size() counts it, has the handle alone;
 //!    its tokens and its last logits lie on the process's heap. A model or a session that does not fit on the GPU is
 //!    refused with TRION_OUT_OF_MEMORY, also where the device was "auto".
-//!  - The GPU computes whole batches of `max_batch` tokens. Budgets are spent so, and trion_session_cancel() ends a call
-//!    between two; choose a small `max_batch` where frames are short.
+//!  - The GPU computes whole batches of `max_batch` tokens. Budgets are spent so, and trion_session_cancel() ends a
+//!    call between two. Choose a small `max_batch` where frames are short.
 //!  - `threads` and `parallel_for` of the runtime, and `kernel` of a session, are for CPUs: they change nothing here.
 //!  - Calls that compute or copy may also return TRION_DEVICE.
 //!
-//! The driver is NVIDIA's, is looked for when a runtime asks for a GPU, and stays loaded. It reads environment variables
-//! of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
+//! The driver is NVIDIA's. It is looked for when a runtime asks for a GPU, and stays loaded. It reads environment
+//! variables of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
 
 use std::mem::MaybeUninit;
 
@@ -40,8 +40,8 @@ pub struct trion_gpu_memory {
     pub scratch: usize,
 }
 
-/// What the model and a session with these options take of the GPU's memory; of a model on the CPU, what they would take
-/// at most, on any GPU. No GPU is needed for that. `memory_size` is sizeof(trion_gpu_memory), as with
+/// What the model and a session with these options take of the GPU's memory; of a model on the CPU, what they would
+/// take at most, on any GPU, and no GPU is needed for that. `memory_size` is sizeof(trion_gpu_memory), as with
 /// trion_model_get_info(). Any thread. Since version 1.1.
 ///
 /// TRION_INVALID_ARGUMENT for options outside their range, TRION_DEVICE in a library without TRION_FEATURE_CUDA.

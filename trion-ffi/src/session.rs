@@ -333,8 +333,8 @@ fn filled(copy: NonNull<trion_session>, from: &Inner) -> Result<NonNull<trion_se
 /// differ in `context` and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
 /// Between two devices this is saving and loading, and takes memory for that.
 ///
-/// TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session` is
-/// unchanged then. TRION_DEVICE if a GPU fails; `session` has no tokens then.
+/// TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session`
+/// is unchanged then. TRION_DEVICE if a GPU fails; `session` may have no tokens then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_assign(
     session: *mut trion_session,

@@ -132,7 +132,7 @@ pub unsafe extern "C" fn trion_session_save(
 /// Replaces everything in the session by the `size` bytes of a saved state at `data`. A constraint is taken away.
 ///
 /// TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then. TRION_DEVICE if
-/// a GPU fails; the session has no tokens then.
+/// a GPU fails; the session may have no tokens then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_load(
     session: *mut trion_session,
