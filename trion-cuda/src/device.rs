@@ -10,7 +10,7 @@ use crate::kernels::Kernels;
 
 /// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked
 /// for first; those of graphs came with CUDA 10 to 11.4, in 2021.
-const SYMBOLS: [&[u8]; 32] = [
+const SYMBOLS: [&[u8]; 33] = [
     b"cuCtxGetCurrent\0",
     b"cuCtxSetCurrent\0",
     b"cuCtxSynchronize\0",
@@ -34,6 +34,7 @@ const SYMBOLS: [&[u8]; 32] = [
     b"cuMemcpyDtoDAsync_v2\0",
     b"cuMemcpyDtoHAsync_v2\0",
     b"cuMemcpyHtoDAsync_v2\0",
+    b"cuMemsetD8Async\0",
     b"cuModuleGetFunction\0",
     b"cuModuleLoadData\0",
     b"cuModuleUnload\0",

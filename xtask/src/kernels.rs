@@ -78,8 +78,10 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
     Ok(())
 }
 
-/// Compares a GPU with the CPU on every model at hand, and measures it. The program can be copied to a machine without Rust.
+/// Compares a GPU with the CPU on every model at hand, also through the C library, and measures it. Both programs can be
+/// copied to a machine without Rust.
 pub(crate) fn gpu_test() -> Outcome {
+    c_library()?;
     run("cargo", &["build", "--release", "--locked", "-p", "trion-cuda", "--example", "trion-gpu-test"])?;
     let mut models = vec![root().join("models/classics-14m.safetensors")];
     for directory in ["tests/golden", "../shared/cases"] {
@@ -91,6 +93,17 @@ pub(crate) fn gpu_test() -> Outcome {
     let models: Vec<String> = models.iter().map(|path| path.to_string_lossy().into_owned()).collect();
     let arguments: Vec<&str> = ["--speed"].into_iter().chain(models.iter().map(String::as_str)).collect();
     run(&program.to_string_lossy(), &arguments)
+}
+
+/// Sessions on a GPU through the C library: `tests/c/devices.c`, with the static library in it.
+fn c_library() -> Outcome {
+    run("cargo", &["build", "--release", "--locked", "-p", "trion-ffi"])?;
+    let [library, program] = ["libtrion.a", "trion-gpu-c-test"]
+        .map(|name| target().join("release").join(name).to_string_lossy().into_owned());
+    let flags =
+        ["-std=c99", "-O2", "-s", "-D_POSIX_C_SOURCE=200809L", "-Iinclude", "tests/c/devices.c", "tests/c/support.c"];
+    run("cc", &[&flags[..], &[&library, "-lpthread", "-ldl", "-lm", "-o", &program]].concat())?;
+    run(&program, &["models/classics-14m.safetensors", "tests/golden"])
 }
 
 /// What a command says on both streams.
