@@ -351,8 +351,10 @@ mod tests {
     #[test]
     fn a_session_takes_over_what_another_has() {
         let model = model();
-        let mut from =
-            Session::new(&model, SessionOptions { max_batch: 2, ..SessionOptions::new(8) }).expect("a session");
+        let session = |context, max_batch| {
+            Session::new(&model, SessionOptions { max_batch, ..SessionOptions::new(context) }).expect("a session")
+        };
+        let mut from = session(8, 2);
         from.push(&[1, 7, 3]).expect("room");
         assert_eq!(from.advance(1, &Serial).expect("tokens"), Progress::More);
         let mut bytes = vec![0; from.saved_bytes()];
@@ -360,16 +362,14 @@ mod tests {
         assert_eq!(bytes, from.save().expect("bytes"));
         assert!(from.save_to(&mut bytes[1..]).is_err());
 
-        let mut to = Session::new(&model, SessionOptions::new(16)).expect("a session");
+        let mut to = session(16, 5);
         to.evaluate(&[4], &Serial).expect("logits");
         to.fork_from(&from).expect("room");
         assert_eq!(to.save().expect("bytes"), bytes);
         let logits = to.evaluate(&[2], &Serial).expect("logits").to_vec();
         assert_eq!(from.evaluate(&[2], &Serial).expect("logits"), logits);
-        let mut small =
-            Session::new(&model, SessionOptions { max_batch: 1, ..SessionOptions::new(3) }).expect("a session");
         assert!(matches!(
-            small.fork_from(&from),
+            session(3, 1).fork_from(&from),
             Err(Error::Core(trion_core::Error::ContextOverflow { found: 4, limit: 3 }))
         ));
     }
