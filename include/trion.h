@@ -19,6 +19,7 @@
  *  7. Functions marked `any thread` may be called on any thread at any time. Others are called by one thread at a time
  *     for one handle.
  *  8. No function prints, exits, reads the environment or the clock, or changes a global; none unwinds into the caller.
+ *     What the driver of a GPU does, where one is asked for, is the driver's.
  */
 #ifndef TRION_H
 #define TRION_H
@@ -47,13 +48,16 @@ extern "C" {
  */
 
 /** The version of this header: major * 65536 + minor. */
-#define TRION_ABI_VERSION (1 << 16)
+#define TRION_ABI_VERSION ((1 << 16) | 1)
 
 /**
  * The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
  * without it lacks the functions of the last three sections.
  */
 #define TRION_FEATURE_TEXT 1
+
+/** The bit of trion_features() that tells of NVIDIA GPUs. It does not tell whether the machine has one. */
+#define TRION_FEATURE_CUDA 2
 
 /** The version of the library's interface, to be compared with TRION_ABI_VERSION. Any thread. */
 TRION_API
@@ -97,8 +101,8 @@ typedef enum trion_status {
     /** The caller's buffer is too small. Cure: ask for the size first; each such function tells how. */
     TRION_BUFFER_TOO_SMALL = 2,
     /**
-     * Memory could not be had, from the system or from the caller's allocator. Cure: a smaller `context` or
-     * `max_batch`, or fewer sessions.
+     * Memory could not be had, from the system, from the caller's allocator or on the GPU. Cure: a smaller `context`
+     * or `max_batch`, or fewer sessions.
      */
     TRION_OUT_OF_MEMORY = 3,
     /** A file could not be read, or the caller's reader failed. Cure: the message says what the system said. */
@@ -149,6 +153,11 @@ typedef enum trion_status {
      * now on. Cure: please report it.
      */
     TRION_INTERNAL = 17,
+    /**
+     * A GPU cannot be had, or it failed: no driver, no GPU of that number, one that is too old, or a library that was
+     * built without. Cure: the device "cpu" computes the same, and "auto" takes it where there is no GPU.
+     */
+    TRION_DEVICE = 18,
 } trion_status;
 
 /** What went wrong, in words. It belongs to the caller, and is written only by a call that fails. */
@@ -169,11 +178,11 @@ const char *trion_status_string(int status);
 /*
  * Runtime -------------------------------------------------------------------------------------------------------------
  *
- * What a host lends to its models: threads and a place for log messages. Without one (NULL) a model computes on the
- * calling thread alone and says nothing. The library has no globals, reads no environment variables, handles no
+ * What a host lends to its models: a device, threads and a place for log messages. Without one (NULL) a model computes
+ * on the calling thread alone and says nothing. The library has no globals, reads no environment variables, handles no
  * signals and prints nothing.
  *
- * Results do not depend on threads: any number, in any order, gives the same bits.
+ * Results do not depend on the device or on threads: any of them, any number, in any order, gives the same bits.
  */
 
 /** How much a host wants to hear. Each level includes those before it. */
@@ -186,7 +195,7 @@ typedef enum trion_log_level {
     TRION_LOG_DEBUG = 3,
 } trion_log_level;
 
-/** Threads and a log. Reference counted: a model keeps its runtime alive. */
+/** A device, threads and a log. Reference counted: a model keeps its runtime alive. */
 typedef struct trion_runtime trion_runtime;
 
 /** A task of a host's job system: trion_parallel_for_fn calls `task(data, index)`. */
@@ -226,12 +235,19 @@ typedef struct trion_runtime_options {
     uint32_t log_level;
     /** Handed to `log`. */
     void *log_user;
+    /**
+     * Where its models compute, with a zero at its end: "cpu"; "cuda", or "cuda:1" with another number, an NVIDIA GPU
+     * in the driver's order; "auto", the first GPU if there is one that works, and the CPU otherwise. NULL for "cpu".
+     * Read by the call, and not kept. Since version 1.1.
+     */
+    const char *device;
 } trion_runtime_options;
 
 /**
  * Makes a runtime. Free it with trion_runtime_free(). Any thread.
  *
- * TRION_INVALID_ARGUMENT for options outside their range, or threads that the system does not give.
+ * TRION_INVALID_ARGUMENT for options outside their range, or threads that the system does not give; TRION_DEVICE for a
+ * GPU that is not there.
  */
 TRION_API
 trion_status trion_runtime_new(const trion_runtime_options *options,
@@ -294,12 +310,15 @@ typedef struct trion_model_info {
     int has_tokenizer;
     /** 1 if the model has a chat template, else 0. */
     int has_chat_template;
+    /** Where it computes: "cpu", or the GPU's name. Valid as long as the model. Since version 1.1. */
+    const char *device;
 } trion_model_info;
 
 /**
  * Opens the model at `path`, UTF-8 with a zero at its end. Any thread.
  *
- * TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template.
+ * TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template,
+ * TRION_DEVICE if the runtime's GPU fails.
  */
 TRION_API
 trion_status trion_model_open(const trion_runtime *runtime,
@@ -378,7 +397,8 @@ int trion_model_ends_text(const trion_model *model, uint32_t token);
  * after it.
  *
  * All memory of a session is one block that is asked for when it is made: from the library, from an allocator of the
- * caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap.
+ * caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap. Of a session on a
+ * GPU the block has only a small part; see below, at GPU.
  *
  * Work is counted in units, not in time: the same calls do the same work on every machine. A unit is 64 tiles of 32
  * rows of a ternary matrix, each for one token, or what takes about as long; trion_session_token_units() says how many
@@ -398,7 +418,7 @@ typedef enum trion_cache {
     TRION_CACHE_F16 = 1,
 } trion_cache;
 
-/** Instruction sets. All give the same bits; a choice is for tests. */
+/** Instruction sets. All give the same bits; a choice is for tests. A GPU has none to choose from. */
 typedef enum trion_kernel {
     /** The fastest that the CPU has. */
     TRION_KERNEL_AUTO = 0,
@@ -452,7 +472,8 @@ typedef struct trion_allocator {
 } trion_allocator;
 
 /**
- * Bytes of a session with these options in a buffer at any address. Any thread.
+ * Bytes of a session with these options in a buffer at any address; trion_session_gpu_memory() tells what one on a GPU
+ * takes there. Any thread.
  *
  * TRION_INVALID_ARGUMENT for options outside their range.
  */
@@ -466,7 +487,7 @@ trion_status trion_session_size(const trion_model *model,
  * Makes a session in memory of `allocator`'s; NULL for the library's own. Free it with trion_session_free(). Any
  * thread.
  *
- * TRION_INVALID_ARGUMENT for options outside their range, TRION_OUT_OF_MEMORY.
+ * TRION_INVALID_ARGUMENT for options outside their range, TRION_OUT_OF_MEMORY, TRION_DEVICE if a GPU fails.
  */
 TRION_API
 trion_status trion_session_new(const trion_model *model,
@@ -479,7 +500,8 @@ trion_status trion_session_new(const trion_model *model,
  * Makes a session in `buffer` of `size` bytes, at least trion_session_size(), at any address. The handle lies in the
  * buffer too; trion_session_free() ends the session and leaves the buffer to the caller. Any thread.
  *
- * TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL.
+ * TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL; on a GPU also TRION_OUT_OF_MEMORY
+ * and TRION_DEVICE.
  */
 TRION_API
 trion_status trion_session_init(const trion_model *model,
@@ -493,7 +515,7 @@ trion_status trion_session_init(const trion_model *model,
  * Makes a session that has come to the same point and goes its own way from there: same options, tokens, sampler and
  * constraint. In memory of `allocator`'s; NULL for the library's own.
  *
- * TRION_OUT_OF_MEMORY, TRION_BUSY.
+ * TRION_OUT_OF_MEMORY, TRION_BUSY, TRION_DEVICE if a GPU fails.
  */
 TRION_API
 trion_status trion_session_fork(const trion_session *session,
@@ -504,7 +526,7 @@ trion_status trion_session_fork(const trion_session *session,
 /**
  * trion_session_fork() into `buffer` of `size` bytes, as with trion_session_init().
  *
- * TRION_BUFFER_TOO_SMALL, TRION_BUSY.
+ * TRION_BUFFER_TOO_SMALL, TRION_BUSY; on a GPU also TRION_OUT_OF_MEMORY and TRION_DEVICE.
  */
 TRION_API
 trion_status trion_session_fork_init(const trion_session *session,
@@ -516,8 +538,10 @@ trion_status trion_session_fork_init(const trion_session *session,
 /**
  * Makes `session` come to the point where `from` is, in its own memory: tokens, sampler and constraint. The two may
  * differ in `context` and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
+ * Between two devices this is saving and loading, and takes memory for that.
  *
- * TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_BUSY; `session` is unchanged then.
+ * TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session`
+ * is unchanged then. TRION_DEVICE if a GPU fails; `session` may have no tokens then.
  */
 TRION_API
 trion_status trion_session_assign(trion_session *session,
@@ -644,10 +668,12 @@ trion_status trion_session_push(trion_session *session,
 
 /**
  * Computes for `budget` units, or until a token is chosen; SIZE_MAX for no limit. The last step may go beyond the
- * budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit. A
- * budget of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+ * budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit; on
+ * a GPU it is the whole batch. A budget of 0 computes nothing. The call in which a token is chosen also samples: a
+ * pass over the vocabulary.
  *
- * TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
+ * TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY, TRION_DEVICE if a GPU
+ * fails.
  */
 TRION_API
 trion_status trion_session_advance(trion_session *session, size_t budget, trion_event *event);
@@ -677,9 +703,10 @@ trion_status trion_session_run(trion_session *session,
                                trion_event *event);
 
 /**
- * Ends the call that is computing, within one unit and also within a prompt, or else the next one: it returns
- * TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing again begins anew with the batch
- * that was under way. NULL does nothing. Any thread, at any time, from a signal handler too.
+ * Ends the call that is computing, within one unit and also within a prompt (on a GPU after the batch under way), or
+ * else the next one: it returns TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing
+ * again begins anew with the batch that was under way. NULL does nothing. Any thread, at any time, from a signal
+ * handler too.
  */
 TRION_API
 void trion_session_cancel(trion_session *session);
@@ -751,8 +778,8 @@ trion_status trion_session_token_units(const trion_session *session, size_t *uni
  * Saved states --------------------------------------------------------------------------------------------------------
  *
  * A session as bytes: its tokens, what the model keeps of them, and the sampler. They can be loaded into any session
- * of the same model and with the same `cache` that has room for the tokens, on any machine, and go on with the same
- * bits. A constraint is not part of them.
+ * of the same model and with the same `cache` that has room for the tokens, on any machine, on a CPU or a GPU, and go
+ * on with the same bits. A constraint is not part of them.
  */
 
 /**
@@ -767,7 +794,7 @@ trion_status trion_session_saved_size(const trion_session *session, size_t *size
  * Writes the session to `buffer` of `capacity` bytes, at least trion_session_saved_size(), and the bytes written to
  * `size`.
  *
- * TRION_BUFFER_TOO_SMALL, TRION_BUSY.
+ * TRION_BUFFER_TOO_SMALL, TRION_BUSY, TRION_DEVICE if a GPU fails.
  */
 TRION_API
 trion_status trion_session_save(const trion_session *session,
@@ -779,10 +806,57 @@ trion_status trion_session_save(const trion_session *session,
 /**
  * Replaces everything in the session by the `size` bytes of a saved state at `data`. A constraint is taken away.
  *
- * TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then.
+ * TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then. TRION_DEVICE if
+ * a GPU fails; the session may have no tokens then.
  */
 TRION_API
 trion_status trion_session_load(trion_session *session, const void *data, size_t size, trion_error *error);
+
+/*
+ * GPU -----------------------------------------------------------------------------------------------------------------
+ *
+ * Models of a runtime whose `device` is a GPU have their weights there, beside those on the host, which the functions
+ * of models read; their sessions compute there. Everything in this header works for them as it does on a CPU, with the
+ * same bits. What is different:
+ *
+ *  - A session's keys, values and activations lie in the GPU's memory, which is taken from the driver when the session
+ *    is made, and given back when it is freed. Its block, as trion_session_size() counts it, has the handle alone;
+ *    its tokens and its last logits lie on the process's heap. A model or a session that does not fit on the GPU is
+ *    refused with TRION_OUT_OF_MEMORY, also where the device was "auto".
+ *  - The GPU computes whole batches of `max_batch` tokens. Budgets are spent so, and trion_session_cancel() ends a
+ *    call between two. Choose a small `max_batch` where frames are short.
+ *  - `threads` and `parallel_for` of the runtime, and `kernel` of a session, are for CPUs: they change nothing here.
+ *  - Calls that compute or copy may also return TRION_DEVICE.
+ *
+ * The driver is NVIDIA's. It is looked for when a runtime asks for a GPU, and stays loaded. It reads environment
+ * variables of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
+ */
+
+/** Bytes of a GPU's memory. The driver takes some hundred MB besides. */
+typedef struct trion_gpu_memory {
+    /** The blocks' matrices and all norms, once for a model. */
+    size_t weights;
+    /** The embedding, and the head where it is another matrix, once for a model. */
+    size_t embedding;
+    /** Keys and values, for each session. */
+    size_t cache;
+    /** Activations, scores and logits, for each session. */
+    size_t scratch;
+} trion_gpu_memory;
+
+/**
+ * What the model and a session with these options take of the GPU's memory; of a model on the CPU, what they would
+ * take at most, on any GPU, and no GPU is needed for that. `memory_size` is sizeof(trion_gpu_memory), as with
+ * trion_model_get_info(). Any thread. Since version 1.1.
+ *
+ * TRION_INVALID_ARGUMENT for options outside their range, TRION_DEVICE in a library without TRION_FEATURE_CUDA.
+ */
+TRION_API
+trion_status trion_session_gpu_memory(const trion_model *model,
+                                      const trion_session_options *options,
+                                      trion_gpu_memory *memory,
+                                      size_t memory_size,
+                                      trion_error *error);
 
 #ifndef TRION_NO_TEXT
 

@@ -32,6 +32,7 @@ using token = std::uint32_t;
 using event = trion_event;
 using candidate = trion_candidate;
 using model_info = trion_model_info;
+using gpu_memory_plan = trion_gpu_memory;
 
 /** A budget without limit. */
 inline constexpr std::size_t unlimited = SIZE_MAX;
@@ -83,6 +84,12 @@ class runtime_options {
 public:
     runtime_options() noexcept { options_.struct_size = sizeof options_; }
 
+    /** Where models compute: "cpu", "cuda", "cuda:1", "auto". */
+    runtime_options& device(std::string_view name) {
+        device_ = std::string(name);
+        return *this;
+    }
+
     /** A pool of the library's own, of `count` threads. */
     runtime_options& threads(std::size_t count) noexcept {
         options_.threads = count;
@@ -123,10 +130,11 @@ public:
 private:
     friend class runtime;
     trion_runtime_options options_{};
+    std::optional<std::string> device_;
     detail::host callables_;
 };
 
-/** Threads and a log. It may end before the models that were made with it. */
+/** A device, threads and a log. It may end before the models that were made with it. */
 class runtime {
 public:
     /** None: models compute on the calling thread alone and say nothing. */
@@ -135,8 +143,10 @@ public:
 
     static TRION_RESULT(runtime) make(const runtime_options& options = runtime_options()) {
         detail::freer freer{std::make_shared<detail::host>(options.callables_)};
+        trion_runtime_options plain = options.options_;
+        plain.device = options.device_ ? options.device_->c_str() : nullptr;
         return detail::make<runtime, trion_runtime>(std::move(freer), [&](trion_runtime** made, trion_error* words) {
-            return trion_runtime_new(&options.options_, made, words);
+            return trion_runtime_new(&plain, made, words);
         });
     }
 
@@ -313,6 +323,14 @@ public:
     static TRION_RESULT(std::size_t) size(const model& of, const trion_session_options& options = session_options()) {
         return detail::ask<std::size_t>(
             [&](std::size_t* out, trion_error* words) { return trion_session_size(of.get(), &options, out, words); });
+    }
+
+    /** Bytes of a GPU's memory that the model and a session take there, or would take. */
+    static TRION_RESULT(gpu_memory_plan) gpu_memory(const model& of,
+                                                    const trion_session_options& options = session_options()) {
+        return detail::ask<gpu_memory_plan>([&](gpu_memory_plan* out, trion_error* words) {
+            return trion_session_gpu_memory(of.get(), &options, out, sizeof *out, words);
+        });
     }
 
     /** A session in memory of `allocator`'s, which is copied; null for the library's own memory. */

@@ -51,6 +51,7 @@ local options = {
     lib = nil, -- libtrion; the repository's own, if nothing is said
     header = root .. "include/trion.h",
     model = root .. "models/classics-14m.safetensors",
+    device = "cpu", -- or "cuda", "cuda:1", "auto"
     seed = 8,
     ["budget-ms"] = 2, -- of a frame
     test = nil, -- where to put a picture: plays by itself, as fast as it can, checks what it did, and ends
@@ -132,7 +133,7 @@ end
 function love.load(arguments)
     parse(arguments)
     trion.load(options.lib, read(options.header))
-    local model = trion.open(options.model)
+    local model = trion.open(options.model, trion.runtime({ device = options.device }))
     talk = Talk.new(trion, model, SCENE, CHARACTERS, options.seed)
     slice = Slice.new(options["budget-ms"] / 1000)
     scene = Scene.new()

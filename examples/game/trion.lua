@@ -233,6 +233,8 @@ end
 
 local trion = {}
 
+local Runtime = class()
+
 local function model(pointer)
     return object(Model, pointer, lib.trion_model_free)
 end
@@ -247,17 +249,24 @@ function trion.load(library, header)
     return setmetatable(trion, { __index = function(_, name) return lib[name] end })
 end
 
--- A model from a file or a directory.
-function trion.open(path)
+-- Where models compute: fields of trion_runtime_options, { device = "auto", threads = 4 } for instance.
+function trion.runtime(fields)
+    local out = ffi.new("trion_runtime *[1]")
+    check_error(lib.trion_runtime_new(options("trion_runtime_options", fields), out, failure))
+    return object(Runtime, out[0], lib.trion_runtime_free)
+end
+
+-- A model from a file or a directory; with a runtime, or nil for the calling thread alone.
+function trion.open(path, runtime)
     local out = ffi.new("trion_model *[1]")
-    check_error(lib.trion_model_open(nil, path, out, failure))
+    check_error(lib.trion_model_open(runtime and runtime.handle, path, out, failure))
     return model(out[0])
 end
 
 -- A model from bytes, which are copied: a string, or a pointer and a size, which LÖVE's Data objects have.
-function trion.copy(data, size)
+function trion.copy(data, size, runtime)
     local out = ffi.new("trion_model *[1]")
-    check_error(lib.trion_model_copy(nil, data, size or #data, out, failure))
+    check_error(lib.trion_model_copy(runtime and runtime.handle, data, size or #data, out, failure))
     return model(out[0])
 end
 

@@ -22,6 +22,7 @@ typedef union output {
     trion_piece piece;
     trion_stop stop;
     trion_model_info info;
+    trion_gpu_memory memory;
     const uint32_t *tokens;
     const float *logits;
     uint32_t ids[16];
@@ -104,19 +105,19 @@ typedef union crooked {
 
 /*
  * Options with wrong sizes. `make(options)` is a call with `words` and `out` that takes a pointer to them; `release`
- * frees what the calls that work have made.
+ * frees what the calls that work have made. `first_size` is what they had in version 1.0.
  */
 typedef struct sized_call {
     trion_status (*make)(const void *options);
     void (*release)(void);
-    size_t size;
+    size_t size, first_size;
 } sized_call;
 
 static inline void check_struct_sizes(sized_call call) {
     static crooked memory;
     size_t size;
     CHECK(call.size + 64 <= sizeof memory);
-    for (size = 0; size < call.size; size++) {
+    for (size = 0; size < call.first_size; size++) {
         memset(&memory, 0, sizeof memory);
         memory.aligned[0] = size;
         INVALID(call.make(&memory));
@@ -124,7 +125,7 @@ static inline void check_struct_sizes(sized_call call) {
     memory.aligned[0] = SIZE_MAX;
     INVALID(call.make(&memory));
     /* Behind what the library knows there may be zeros, and nothing else. */
-    for (size = call.size; size < call.size + 64; size++) {
+    for (size = call.first_size; size < call.size + 64; size++) {
         memset(&memory, 0xff, sizeof memory);
         memset(&memory, 0, size);
         memory.aligned[0] = size;

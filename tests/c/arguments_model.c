@@ -21,7 +21,8 @@ static void release_runtime(void) {
 
 static void runtimes(void) {
     trion_runtime_options options = {.struct_size = sizeof options};
-    sized_call call = {make_runtime, release_runtime, sizeof(trion_runtime_options)};
+    sized_call call = {make_runtime, release_runtime, sizeof(trion_runtime_options),
+                       offsetof(trion_runtime_options, device)};
     check_struct_sizes(call);
     INVALID(trion_runtime_new(&options, NULL, words));
     INVALID(trion_runtime_new(NULL, NULL, words));
@@ -47,6 +48,19 @@ static void runtimes(void) {
     for (options.log_level = TRION_LOG_DEBUG + 1; options.log_level != 0; options.log_level *= 2) {
         INVALID(make_runtime(&options));
     }
+    options.log_level = 0;
+    options.device = "cpu";
+    ACCEPTED(make_runtime(&options));
+    release_runtime();
+    options.device = "auto";
+    ACCEPTED(make_runtime(&options));
+    release_runtime();
+    options.device = "gpu";
+    INVALID(make_runtime(&options));
+    options.device = "cp\xc3(";
+    INVALID(make_runtime(&options));
+    options.device = "cuda:1000";
+    REFUSED(TRION_DEVICE, make_runtime(&options));
     trion_runtime_free(NULL);
 }
 

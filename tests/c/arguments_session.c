@@ -13,6 +13,10 @@ static trion_status size_session(const void *options) {
     return trion_session_size(model, options, &out.one.count, words);
 }
 
+static trion_status plan_session(const void *options) {
+    return trion_session_gpu_memory(model, options, &out.one.memory, sizeof out.one.memory, words);
+}
+
 static trion_status init_session(const void *options) {
     static unsigned char buffer[1 << 20];
     return trion_session_init(model, options, buffer, sizeof buffer, &out.one.session, words);
@@ -29,20 +33,22 @@ static trion_status set_sampler(const void *options) {
 static void nothing(void) {
 }
 
-/* Options that all three functions which take them must refuse. */
+/* Options that all functions which take them must refuse. */
 static void refused_options(const trion_session_options *options) {
     INVALID(make_session(options));
     INVALID(size_session(options));
+    INVALID(plan_session(options));
     INVALID(init_session(options));
 }
 
 static void session_options(void) {
     const trion_session_options none = {.struct_size = sizeof none};
     trion_session_options options;
-    sized_call calls[3] = {
-        {make_session, release_session, sizeof none},
-        {init_session, release_session, sizeof none},
-        {size_session, nothing, sizeof none},
+    sized_call calls[4] = {
+        {make_session, release_session, sizeof none, sizeof none},
+        {init_session, release_session, sizeof none, sizeof none},
+        {size_session, nothing, sizeof none, sizeof none},
+        {plan_session, nothing, sizeof none, sizeof none},
     };
     size_t i, wrong[] = {65, 66, 1 << 30, SIZE_MAX / 2, SIZE_MAX - 1, SIZE_MAX};
     uint32_t kernel;
@@ -124,6 +130,11 @@ static void making(void) {
     size_t i;
     INVALID(trion_session_size(NULL, NULL, &out.one.count, words));
     INVALID(trion_session_size(model, NULL, NULL, words));
+    INVALID(trion_session_gpu_memory(NULL, NULL, &out.one.memory, sizeof out.one.memory, words));
+    INVALID(trion_session_gpu_memory(model, NULL, NULL, sizeof out.one.memory, words));
+    INVALID(trion_session_gpu_memory(model, NULL, &out.one.memory, SIZE_MAX, words));
+    ACCEPTED(trion_session_gpu_memory(model, NULL, &out.one.memory, 8, words));
+    CHECK(out.one.memory.weights > 0 && untouched(&out.one.memory.embedding, sizeof out.one.memory.embedding));
     INVALID(trion_session_new(NULL, NULL, NULL, &out.one.session, words));
     INVALID(trion_session_new(model, NULL, NULL, NULL, words));
     INVALID(trion_session_init(NULL, NULL, buffer, sizeof buffer, &out.one.session, words));
@@ -157,7 +168,7 @@ static void samplers(void) {
     const float below_zero[] = {-1.0f, -1e-30f, infinite, -infinite, nan};
     const float above_one[] = {1.0001f, 2.0f, -1.0f, infinite, -infinite, nan};
     trion_sampler_options options;
-    sized_call call = {set_sampler, nothing, sizeof none};
+    sized_call call = {set_sampler, nothing, sizeof none, sizeof none};
     size_t i;
     check_struct_sizes(call);
     INVALID(trion_session_set_sampler(NULL, NULL, words));

@@ -136,7 +136,7 @@ static void texts(void) {
     const char *stops[2] = {"stop", "\xff"};
     static crooked memory;
     trion_text_options options = {.struct_size = sizeof options};
-    sized_call call = {make_text, release_text, sizeof options};
+    sized_call call = {make_text, release_text, sizeof options, sizeof options};
     int i;
     check_struct_sizes(call);
     INVALID(trion_text_new(NULL, NULL, &out.one.text, words));

@@ -16,14 +16,14 @@ static void versions(void) {
     CHECK(trion_abi_is_compatible(version - 65536) == 0);
     CHECK(trion_abi_is_compatible(UINT32_MAX) == 0);
     CHECK(strchr(trion_version(), '.') != NULL);
-    CHECK((trion_features() & TRION_FEATURE_TEXT) != 0);
+    CHECK(trion_features() == (TRION_FEATURE_TEXT | TRION_FEATURE_CUDA));
 
     for (status = -1; status <= 40; status++) {
         CHECK(trion_status_string(status) != NULL && trion_status_string(status)[0] != 0);
-        for (other = TRION_OK; other < status && status <= TRION_INTERNAL; other++) {
+        for (other = TRION_OK; other < status && status <= TRION_DEVICE; other++) {
             CHECK(strcmp(trion_status_string(other), trion_status_string(status)) != 0);
         }
-        if (status < TRION_OK || status > TRION_INTERNAL) {
+        if (status < TRION_OK || status > TRION_DEVICE) {
             CHECK(strcmp(trion_status_string(status), "unknown status") == 0);
         }
     }
@@ -46,6 +46,7 @@ static void infos(const trion_model *model) {
     CHECK(info.packed_bytes > 1000000 && info.packed_bytes < 14000000);
     CHECK(info.has_tokenizer == 1 && (info.has_chat_template == 0 || info.has_chat_template == 1));
     CHECK(info.bos_token >= -1 && info.bos_token < 4096);
+    CHECK(strcmp(info.device, "cpu") == 0);
     for (i = 0; i < info.vocab_size; i++) {
         ends += (size_t)trion_model_ends_text(model, (uint32_t)i);
     }

@@ -294,6 +294,34 @@ void states_and_memory(const char* path) {
     CHECK(counting.blocks == 0 && counting.bytes == 0 && counting.all == 2);
 }
 
+/** A runtime's device by its name, also where the options are a copy; what a model would take of a GPU. */
+void devices(const char* path) {
+    trion::runtime_options options;
+    options.device("auto").threads(2);
+    const trion::runtime_options copy = options;
+    options.device("a name that is no device, and longer than what a string holds in itself");
+    const trion::model there = trion::model::open(path, trion::runtime::make(copy)), here = trion::model::open(path);
+    CHECK(std::string_view(here.info().device) == "cpu" && there.info().device != nullptr);
+    trion::session first = trion::session::make(there, small()), second = trion::session::make(here, small());
+    first.push_text(prompt);
+    second.push_text(prompt);
+    CHECK(chosen(first, 6) == chosen(second, 6));
+    CHECK(first.save() == second.save());
+    for (const char* name : {"gpu", "cuda:1000"}) {
+        try {
+            trion::runtime::make(trion::runtime_options().device(name));
+            CHECK(false);
+        } catch (const trion::error& error) {
+            CHECK(error.status() == (name[0] == 'g' ? TRION_INVALID_ARGUMENT : TRION_DEVICE));
+            CHECK(std::string_view(error.what()).find("cpu") != std::string_view::npos);
+        }
+    }
+    trion::session_options half = small();
+    half.cache = TRION_CACHE_F16;
+    const trion::gpu_memory_plan plan = trion::session::gpu_memory(here, small());
+    CHECK(plan.weights > 0 && plan.cache == 2 * trion::session::gpu_memory(here, half).cache);
+}
+
 } // namespace
 
 void objects(const char* path) {
@@ -303,4 +331,5 @@ void objects(const char* path) {
     constraints(path);
     computed_ahead(path);
     states_and_memory(path);
+    devices(path);
 }

@@ -267,7 +267,10 @@ fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType
     if let Some(what) = difference("all logits", gpu.evaluate(first)?, cpu.evaluate(first, pool)?) {
         return Ok(Some(what));
     }
-    let saved = gpu.save()?;
+    let mut saved = vec![0; gpu.saved_bytes()];
+    if gpu.save(&mut saved)? != saved.len() {
+        return Ok(Some("a saved state has another length than was said".to_owned()));
+    }
     // The sign and payload of a NaN may differ.
     if saved != cpu.save()? && !cpu.logits().unwrap_or(&[]).iter().any(|logit| logit.is_nan()) {
         return Ok(Some("saved states differ".to_owned()));
@@ -275,6 +278,14 @@ fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType
     let expected = cpu.evaluate(rest, pool)?.to_vec();
     let mut fork = gpu.fork()?;
     if let Some(what) = difference("fork", fork.evaluate(rest)?, &expected) {
+        return Ok(Some(what));
+    }
+    // Of another shape, and with something else in it.
+    let roomier = SessionOptions { context: (context + 5).min(model.config().max_position_embeddings), ..options };
+    let mut taken = CudaSession::new(uploaded, roomier)?;
+    taken.push(&rest[..1])?;
+    taken.fork_from(&gpu)?;
+    if let Some(what) = difference("taken over", taken.evaluate(rest)?, &expected) {
         return Ok(Some(what));
     }
     let mut loaded = CudaSession::new(uploaded, options)?;

@@ -4,7 +4,6 @@
 #include "common.cuh"
 
 #define THREADS 256
-#define OUTPUT_THREADS 512
 #define WARPS (THREADS / 32)
 // Query heads of a block of threads.
 #define HEADS 4
@@ -14,8 +13,8 @@
 #define COLUMNS 8
 #define POSITIONS 1024
 #define BLOCKS (POSITIONS / ATTENTION_BLOCK)
-// Values of a thread that are on their way at once.
-#define MANY 16
+// Bytes of a line of the cache.
+#define LINE 128
 
 // The query heads of a block: `count` from `first` on, all of one key and value head.
 struct Heads {
@@ -39,12 +38,11 @@ DEVICE void rotate(const float* from, float* to, const float* norm, float eps, c
     }
 }
 
-// Brings what lies in device memory nearer: `rows` pieces of `bytes`, `stride` bytes apart.
-DEVICE void fetch(const void* from, int rows, int bytes, size_t stride) {
-    const int line = 128;
-    int lines = (bytes + line - 1) / line;
-    for (int i = threadIdx.x; i < rows * lines; i += blockDim.x) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)from + i / lines * stride + i % lines * line));
+// Brings what lies in device memory nearer: `count` lines, `stride` bytes apart, by `threads` threads of which this is
+// number `thread`.
+DEVICE void fetch(const void* from, int count, int stride, int thread, int threads) {
+    for (int i = thread; i < count; i += threads) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)from + (size_t)i * stride));
     }
 }
 
@@ -63,8 +61,8 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
     typename F::Bits* keys = cache_of<F>(slot, layer, own.kv, kv_heads, head_dim);
     typename F::Bits* values = keys + (size_t)slot.context * head_dim;
     for (int first = blockIdx.y * CHUNK; first < p; first += step) {
-        int bytes = head_dim * sizeof(typename F::Bits);
-        fetch(keys + (size_t)first * head_dim, 1, min(CHUNK, p - first) * bytes, 0);
+        int bytes = min(CHUNK, p - first) * head_dim * sizeof(typename F::Bits);
+        fetch(keys + (size_t)first * head_dim, (bytes + LINE - 1) / LINE, LINE, threadIdx.x, THREADS);
     }
     in_turn();
     if (blockIdx.y * CHUNK > p) return;
@@ -131,10 +129,11 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
 // Outputs, in place of the queries `[rows, heads, head_dim]`. `pieces` is the grid's size in positions when the scores
 // were made. Grid: parts of heads, pieces of 8 columns, rows.
 //
-// 1024 positions at a time. Loops are short on purpose: a token reads each kernel's instructions anew.
+// 1024 positions at a time. Meanwhile `ahead_bytes` from `ahead` on, weights that come next, are brought to the cache.
 template <class F>
 DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int stride, const float* largest,
-                         int pieces, int heads, int kv_heads, int head_dim, float* out) {
+                         int pieces, int heads, int kv_heads, int head_dim, float* out, const char* ahead,
+                         int ahead_bytes) {
     __shared__ float4 weights[POSITIONS];
     __shared__ float2 parts[2][BLOCKS][COLUMNS];
     __shared__ float sums[BLOCKS][HEADS];
@@ -145,17 +144,20 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     int positions = slot.position + 1;
     const typename F::Bits* values = cache_of<F>(slot, layer, own.kv, kv_heads, head_dim);
     values += (size_t)slot.context * head_dim + column;
-    fetch(values, positions - 1, COLUMNS * sizeof(typename F::Bits), head_dim * sizeof(typename F::Bits));
+    fetch(values, positions - 1, head_dim * sizeof(typename F::Bits), threadIdx.x, THREADS);
+    int index = (blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
+    if (row == 0) fetch(ahead, ahead_bytes / LINE, LINE, index, gridDim.x * gridDim.y * THREADS);
     scores += ((size_t)row * heads + own.first) * stride;
     largest += ((size_t)row * heads + own.first) * pieces;
     in_turn();
 
-    // The four warps behind the first eight find the largest score of a head each, while the others fetch.
-    if (warp >= 8 && warp < 8 + own.count) {
+    // The last four warps, which have the least to do, find the largest score of a head each.
+    int owner = WARPS - 1 - warp;
+    if (owner < own.count) {
         float m = __int_as_float(0xff800000);
-        for (int i = lane; i < pieces && i * CHUNK < positions; i += 32) m = larger(largest[(warp - 8) * pieces + i], m);
+        for (int i = lane; i < pieces && i * CHUNK < positions; i += 32) m = larger(largest[owner * pieces + i], m);
         m = fold_largest(m);
-        if (lane == 0) most[warp - 8] = m;
+        if (lane == 0) most[owner] = m;
     }
     // Threads 8 h + d add up column d of head h; threads 128 p + 8 b + d make column d of block b for two heads.
     int head = threadIdx.x / COLUMNS, d = threadIdx.x % COLUMNS, block = head % BLOCKS, pair = head / BLOCKS;
@@ -163,33 +165,35 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     for (int from = 0; from < positions; from += POSITIONS) {
         int here = min(POSITIONS, positions - from), blocks = (here + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
         int first = block * ATTENTION_BLOCK, count = min(ATTENTION_BLOCK, here - first);
-        bool works = pair < 2 && block < blocks && column + d < head_dim;
+        bool works = block < blocks && column + d < head_dim;
         const typename F::Bits* v = values + (size_t)(from + first) * head_dim + d;
-        typename F::Bits next[MANY];
-        auto load = [&](int j) {
+        // What comes from memory is on its way at once, also where there is less of it.
+        typename F::Bits loaded[ATTENTION_BLOCK];
+        if (works) {
 #pragma unroll
-            for (int n = 0; n < MANY; n++) next[n] = v[min(j + n, count - 1) * head_dim];
-        };
-        if (works) load(0);
-        float raw[POSITIONS / OUTPUT_THREADS][HEADS];
+            for (int n = 0; n < ATTENTION_BLOCK; n++) loaded[n] = v[min(n, count - 1) * head_dim];
+        }
+        float raw[POSITIONS / THREADS][HEADS];
 #pragma unroll
-        for (int i = 0; i < POSITIONS / OUTPUT_THREADS; i++) {
-            int j = i * OUTPUT_THREADS + threadIdx.x;
+        for (int i = 0; i < POSITIONS / THREADS; i++) {
+            int j = i * THREADS + threadIdx.x;
 #pragma unroll
             for (int h = 0; h < HEADS; h++) {
                 raw[i][h] = j < here && h < own.count ? scores[h * stride + from + j] : 0.0f;
             }
         }
 #pragma unroll
-        for (int i = 0; i < POSITIONS / OUTPUT_THREADS; i++) {
-            weights[i * OUTPUT_THREADS + threadIdx.x] = {raw[i][0], raw[i][1], raw[i][2], raw[i][3]};
+        for (int i = 0; i < POSITIONS / THREADS; i++) {
+            weights[i * THREADS + threadIdx.x] = {raw[i][0], raw[i][1], raw[i][2], raw[i][3]};
         }
         __syncthreads();
         // A warp for each block of positions.
-        if (warp < blocks) {
-            float x[HEADS] = {};
 #pragma unroll 1
-            for (int j = warp * ATTENTION_BLOCK + lane; j < (warp + 1) * ATTENTION_BLOCK; j += 32) {
+        for (int b = warp; b < blocks; b += WARPS) {
+            float x[HEADS] = {};
+#pragma unroll
+            for (int i = 0; i < ATTENTION_BLOCK; i += 32) {
+                int j = b * ATTENTION_BLOCK + i + lane;
                 float4 w = weights[j];
                 bool counts = j < here;
                 w.x = counts ? exponential(sub(w.x, most[0])) : 0.0f;
@@ -203,25 +207,18 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
                 x[3] = add(x[3], w.w);
             }
             float block_sum = fold_many<HEADS>(x, lane);
-            if (lane % 8 == 0) sums[warp][lane / 8] = block_sum;
+            if (lane % 8 == 0) sums[b][lane / 8] = block_sum;
         }
         __syncthreads();
         if (works) {
             float2 x = {0.0f, 0.0f};
-#pragma unroll 1
-            for (int j = 0; j < ATTENTION_BLOCK; j += MANY) {
-                typename F::Bits now[MANY];
 #pragma unroll
-                for (int n = 0; n < MANY; n++) now[n] = next[n];
-                if (j + MANY < ATTENTION_BLOCK) load(j + MANY);
-#pragma unroll
-                for (int n = 0; n < MANY; n++) {
-                    // A sum that began with +0 is never -0, so that +0 can be added.
-                    float2 w = ((const float2*)(weights + first + j + n))[pair];
-                    float y = j + n < count ? F::load(now + n) : 0.0f;
-                    x.x = add(x.x, mul(w.x, y));
-                    x.y = add(x.y, mul(w.y, y));
-                }
+            for (int n = 0; n < ATTENTION_BLOCK; n++) {
+                // A sum that began with +0 is never -0, so that +0 can be added.
+                float2 w = ((const float2*)(weights + first + n))[pair];
+                float y = n < count ? F::load(loaded + n) : 0.0f;
+                x.x = add(x.x, mul(w.x, y));
+                x.y = add(x.y, mul(w.y, y));
             }
             parts[pair][block][d] = x;
         }
@@ -248,10 +245,11 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
         make_scores<F>(slots, layer, query, key, value, q_norm, k_norm, eps, heads, kv_heads, head_dim, c, scores,     \
                        stride, largest);                                                                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(OUTPUT_THREADS) attention_outputs_##suffix(                           \
+    extern "C" __global__ void __launch_bounds__(THREADS) attention_outputs_##suffix(                           \
         const Slot* slots, int layer, const float* scores, int stride, const float* largest, int pieces, int heads,    \
-        int kv_heads, int head_dim, float* out) {                                                                      \
-        make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out);                \
+        int kv_heads, int head_dim, float* out, const char* ahead, int ahead_bytes) {                                  \
+        make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out, ahead,          \
+                        ahead_bytes);                                                                                  \
     }
 
 ATTENTION(F32, f32)

@@ -10,7 +10,7 @@ use crate::kernels::{KernelSet, Kernels};
 
 /// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked
 /// for first; those of graphs came with CUDA 10 to 11.4, in 2021.
-const SYMBOLS: [&[u8]; 32] = [
+const SYMBOLS: [&[u8]; 33] = [
     b"cuCtxGetCurrent\0",
     b"cuCtxSetCurrent\0",
     b"cuCtxSynchronize\0",
@@ -34,6 +34,7 @@ const SYMBOLS: [&[u8]; 32] = [
     b"cuMemcpyDtoDAsync_v2\0",
     b"cuMemcpyDtoHAsync_v2\0",
     b"cuMemcpyHtoDAsync_v2\0",
+    b"cuMemsetD8Async\0",
     b"cuModuleGetFunction\0",
     b"cuModuleLoadData\0",
     b"cuModuleUnload\0",
@@ -57,6 +58,7 @@ struct Inner {
     kernels: Kernels,
     name: String,
     multiprocessors: usize,
+    cache_bytes: usize,
 }
 
 impl CudaDevice {
@@ -98,10 +100,12 @@ impl CudaDevice {
         }
         let overlaps = newest && major >= 9 && has_symbol(LAUNCH_EX);
         let set = if overlaps { KernelSet::Sm90 } else { KernelSet::Sm61 };
-        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = context.attribute(attribute).doing("counting multiprocessors")?.max(1) as usize;
+        let number =
+            |attribute| context.attribute(attribute).doing("asking what the GPU has").map(|n| n.max(1) as usize);
+        let multiprocessors = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let cache_bytes = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
         let kernels = Kernels::load(&context, set)?;
-        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors })))
+        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors, cache_bytes })))
     }
 
     /// The GPU's name.
@@ -112,6 +116,11 @@ impl CudaDevice {
     /// Its multiprocessors: what decides how finely work is divided, and how much scratch memory that takes.
     pub fn multiprocessors(&self) -> usize {
         self.0.multiprocessors
+    }
+
+    /// Bytes of the cache that all multiprocessors share.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.0.cache_bytes
     }
 
     /// Bytes of its memory: free now, and in all.

@@ -7,7 +7,7 @@ use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
 use crate::error::Result;
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
-use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
+use crate::layout::{Kind, PIECE_BYTES, PIECE_COLS, PIECE_ROWS};
 use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
@@ -24,8 +24,8 @@ const SHARED_ROW: usize = 40 << 10;
 const PREPARE_THREADS: usize = 512;
 /// Columns that a block of threads of a token's attention makes; `COLUMNS` in `kernels/attention_token.cu`.
 const ATTENTION_COLUMNS: usize = 8;
-/// Threads of such a block, when it makes scores and when it makes outputs.
-const ATTENTION_THREADS: [usize; 2] = [256, 512];
+/// Threads of such a block; `THREADS` there.
+const ATTENTION_THREADS: usize = 256;
 /// Pieces of 256 columns of a row that `kernels/project.cu` takes, and warps of a block of threads there: of the usual
 /// kernels and of those for wide rows.
 const WIDEST_ROW: usize = 32;
@@ -74,15 +74,8 @@ impl Pass<'_> {
         self.base + self.sizes.offset(piece) as u64
     }
 
-    fn launch(
-        &self,
-        kernel: Kernel,
-        grid: [usize; 3],
-        block: [usize; 2],
-        shared: usize,
-        args: &[Arg],
-    ) -> Result<()> {
-        launch(self.stream, self.kernels.set, kernel, Shape { grid, block, shared }, args)
+    fn launch(&self, kernel: Kernel, grid: [usize; 3], block: [usize; 2], shared: usize, args: &[Arg]) -> Result<()> {
+        launch(self.stream, kernel, Shape { grid, block, shared }, args)
     }
 
     /// Says at which position the session's batch begins; its tokens are there.
@@ -397,7 +390,13 @@ impl Pass<'_> {
         let args = &[&self.rotation_args(n, layer)[..], own].concat();
         let kernel = self.by_cache(kernels.attention_scores_f32, kernels.attention_scores_f16);
         let vectors = 4 * 5 * config.head_dim;
-        self.launch(kernel, [parts, pieces, rows], [ATTENTION_THREADS[0], 1], vectors, args)?;
+        // The largest matrices that come next, where the cache is large enough to keep them until then.
+        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| &layer.projections[p as usize].matrix);
+        let bytes = (up.weights - gate.weights) as usize
+            + up.rows.div_ceil(PIECE_ROWS) * up.cols.div_ceil(PIECE_COLS) * PIECE_BYTES;
+        let is_kept = gate.is_plain() && up.is_plain() && 3 * bytes <= self.model.device.cache_bytes();
+        let (ahead, ahead_bytes) = if is_kept { (gate.weights, bytes) } else { (0, 0) };
+        self.launch(kernel, [parts, pieces, rows], [ATTENTION_THREADS, 1], vectors, args)?;
         let args = args![
             self.at(Piece::Slots),
             n,
@@ -409,10 +408,12 @@ impl Pass<'_> {
             config.num_key_value_heads,
             config.head_dim,
             self.at(Piece::Query),
+            ahead,
+            ahead_bytes,
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
         let grid = [parts, config.head_dim.div_ceil(ATTENTION_COLUMNS), rows];
-        self.launch(kernel, grid, [ATTENTION_THREADS[1], 1], 0, args)
+        self.launch(kernel, grid, [ATTENTION_THREADS, 1], 0, args)
     }
 
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {

@@ -20,7 +20,11 @@ pub enum KernelSet {
 
 /// A kernel, as the driver names it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Kernel(sys::CUfunction);
+pub(crate) struct Kernel {
+    function: sys::CUfunction,
+    /// Whether it waits by itself for the kernel before it (`in_turn` in `kernels/common.cuh`), so that it may begin earlier.
+    waits: bool,
+}
 
 /// What was compiled for the card from one file.
 struct Module {
@@ -38,12 +42,12 @@ impl Module {
         Ok(Module { context: context.clone(), handle })
     }
 
-    fn kernel(&self, name: &str) -> Result<Kernel> {
+    fn kernel(&self, name: &str, waits: bool) -> Result<Kernel> {
         let name = CString::new(name).unwrap_or_default();
         // SAFETY: the module is loaded as long as `self` is there, and the kernel is only used as long.
         #[expect(unsafe_code, reason = "a handle of the driver's")]
-        let kernel = unsafe { module::get_function(self.handle, name) };
-        Ok(Kernel(kernel.doing("looking for a kernel")?))
+        let function = unsafe { module::get_function(self.handle, name) };
+        Ok(Kernel { function: function.doing("looking for a kernel")?, waits })
     }
 }
 
@@ -59,7 +63,7 @@ impl Drop for Module {
 }
 
 macro_rules! kernels {
-    ($($file:literal: $($kernel:ident)*;)*) => {
+    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)*) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
             $($(pub(crate) $kernel: Kernel,)*)*
@@ -75,12 +79,10 @@ macro_rules! kernels {
                 let mut modules = Vec::new();
                 let ($($($kernel,)*)*);
                 $({
-                    let ptx = match set {
-                        KernelSet::Sm61 => include_str!(concat!("../ptx/sm_61/", $file, ".ptx")),
-                        KernelSet::Sm90 => include_str!(concat!("../ptx/sm_90/", $file, ".ptx")),
-                    };
-                    let module = Module::load(context, ptx)?;
-                    $($kernel = module.kernel(stringify!($kernel))?;)*
+                    let ptx = [include_str!(concat!("../ptx/", $file)) $(, include_str!(concat!("../ptx/", $newer)))?];
+                    let waits = set == KernelSet::Sm90 && ptx.len() > 1;
+                    let module = Module::load(context, ptx[usize::from(waits)])?;
+                    $($kernel = module.kernel(stringify!($kernel), waits)?;)*
                     modules.push(module);
                 })*
                 Ok(Kernels { $($($kernel,)*)* set, _modules: modules })
@@ -97,18 +99,22 @@ unsafe impl Send for Kernels {}
 #[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
 unsafe impl Sync for Kernels {}
 
+// Those of prompts are long, and serve every card as they are.
 kernels! {
-    "argmax": argmax_parts argmax_next;
-    "attention_prompt": attention_prompt_f32 attention_prompt_f16;
-    "attention_token": attention_scores_f32 attention_scores_f16 attention_outputs_f32 attention_outputs_f16;
-    "embed": begin embed;
-    "float_matrix": float_product_f32 float_product_f32_4 float_product_f16 float_product_f16_4
-        float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
-    "gemm": ternary_gemm;
-    "prepare": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14 prepare_row_20;
-    "project": project_rows project_rows_wide project_pair project_pair_wide;
-    "rotate": rotate_f32 rotate_f16;
-    "ternary": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4 ternary_groups;
+    "sm_61/argmax.ptx" and "sm_90/argmax.ptx": argmax_parts argmax_next;
+    "sm_61/attention_prompt.ptx": attention_prompt_f32 attention_prompt_f16;
+    "sm_61/attention_token.ptx" and "sm_90/attention_token.ptx": attention_scores_f32 attention_scores_f16
+        attention_outputs_f32 attention_outputs_f16;
+    "sm_61/embed.ptx" and "sm_90/embed.ptx": begin embed;
+    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f16
+        float_product_f16_4 float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
+    "sm_61/gemm.ptx": ternary_gemm;
+    "sm_61/prepare.ptx" and "sm_90/prepare.ptx": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14
+        prepare_row_20;
+    "sm_61/project.ptx" and "sm_90/project.ptx": project_rows project_rows_wide project_pair project_pair_wide;
+    "sm_61/rotate.ptx": rotate_f32 rotate_f16;
+    "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
+        ternary_groups;
 }
 
 /// One matrix of a launch; as `Job` in `kernels/jobs.cuh`.
@@ -223,13 +229,7 @@ pub(crate) struct Shape {
 ///
 /// Kernels write where the addresses among `args` point to; whoever calls holds these to be pieces of memory that live
 /// as long as the stream has work, as long as the kernel's sizes ask for.
-pub(crate) fn launch(
-    stream: &Arc<CudaStream>,
-    set: KernelSet,
-    kernel: Kernel,
-    shape: Shape,
-    args: &[Arg],
-) -> Result<()> {
+pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: Kernel, shape: Shape, args: &[Arg]) -> Result<()> {
     let mut pointers: Vec<*mut c_void> = Vec::with_capacity(args.len());
     for arg in args {
         let pointer: *const c_void = match arg {
@@ -244,35 +244,35 @@ pub(crate) fn launch(
     let [block_x, block_y] = shape.block.map(|threads| threads as u32);
     let shared = shape.shared as u32;
     stream.context().bind_to_thread().doing("choosing a GPU")?;
-    let launched = match set {
+    let launched = if kernel.waits {
+        let id = sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+        let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: block_x,
+            blockDimY: block_y,
+            blockDimZ: 1,
+            sharedMemBytes: shared,
+            hStream: stream.cu_stream(),
+            attrs: &raw mut attribute,
+            numAttrs: 1,
+        };
         // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and
-        // a test launches every kernel), and addresses are pieces of memory as said above.
+        // a test launches every kernel), and addresses are pieces of memory as said above. The driver copies the
+        // configuration and the attribute, which live until it returns.
         #[expect(unsafe_code, reason = "a launch cannot be checked")]
-        KernelSet::Sm61 => unsafe {
-            launch_kernel(kernel.0, (x, y, z), (block_x, block_y, 1), shared, stream.cu_stream(), &mut pointers)
-        },
-        KernelSet::Sm90 => {
-            // The kernel waits by itself for the one before it (`in_turn` in `kernels/common.cuh`).
-            let id = sys::CUlaunchAttributeID_enum::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
-            let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
-            let mut attribute = sys::CUlaunchAttribute { id, pad: [0; 4], value };
-            let config = sys::CUlaunchConfig {
-                gridDimX: x,
-                gridDimY: y,
-                gridDimZ: z,
-                blockDimX: block_x,
-                blockDimY: block_y,
-                blockDimZ: 1,
-                sharedMemBytes: shared,
-                hStream: stream.cu_stream(),
-                attrs: &raw mut attribute,
-                numAttrs: 1,
-            };
-            // SAFETY: as above; the driver copies the configuration and the attribute, which live until it returns.
-            #[expect(unsafe_code, reason = "a launch cannot be checked")]
-            unsafe {
-                sys::cuLaunchKernelEx(&raw const config, kernel.0, pointers.as_mut_ptr(), ptr::null_mut()).result()
-            }
+        unsafe {
+            sys::cuLaunchKernelEx(&raw const config, kernel.function, pointers.as_mut_ptr(), ptr::null_mut()).result()
+        }
+    } else {
+        let (grid, block) = ((x, y, z), (block_x, block_y, 1));
+        // SAFETY: as above.
+        #[expect(unsafe_code, reason = "a launch cannot be checked")]
+        unsafe {
+            launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
         }
     };
     launched.doing("launching a kernel")

@@ -76,7 +76,7 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
         let job = Job { weights, out, scale: 1.0, divide: 0, rows: rows as i32, sink: 0 };
         let jobs = Jobs::one(job);
         launched = launched.and_then(|()| {
-            launch(&stream, device.kernel_set(), device.kernels().ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])
+            launch(&stream, device.kernels().ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])
         });
     }
     let graph = stream.end_capture(CUgraphInstantiate_flags(0));

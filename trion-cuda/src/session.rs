@@ -159,8 +159,9 @@ impl CudaSession {
         Ok(())
     }
 
-    /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; at least
-    /// one batch. A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX` computes all.
+    /// Computes tokens that were pushed, in whole batches of `max_batch`, until `budget` row-blocks are spent; the last
+    /// batch may go beyond. A token costs what [`trion_core::Session::row_blocks_per_token`] says. `usize::MAX`
+    /// computes all, 0 nothing.
     ///
     /// # Errors
     /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails:
@@ -176,7 +177,7 @@ impl CudaSession {
         self.logits_rows = 0;
         self.logits_on_device = false;
         while self.done < self.tokens.len() {
-            if self.spent >= budget && self.spent > 0 {
+            if self.spent >= budget {
                 self.synchronize()?;
                 return Ok(Progress::More);
             }

@@ -9,6 +9,9 @@ use crate::session::CudaSession;
 /// The first bytes of a saved state; the last is the version of the format. As in trion-core.
 const MAGIC: [u8; 8] = *b"TRIONST\x01";
 
+/// Magic, fingerprint, cache type, flags, tokens, positions in the cache, rows of logits.
+const HEADER: usize = 8 + 8 + 4 + 4 + 8 + 8 + 8;
+
 impl CudaSession {
     /// A session with the same tokens, cache and logits, which goes its own way from here.
     ///
@@ -16,43 +19,107 @@ impl CudaSession {
     /// [`crate::Error::Memory`] if there is not enough memory, [`crate::Error::Driver`].
     pub fn fork(&self) -> Result<Self> {
         let mut copy = CudaSession::new(&self.model, self.options)?;
-        // The copy's stream reads what this one's has written.
-        self.synchronize()?;
-        copy.stream.memcpy_dtod(&self.memory, &mut copy.memory).doing("copying a session")?;
-        copy.write_slot()?;
-        copy.synchronize()?;
-        copy.tokens.clone_from(&self.tokens);
-        copy.logits.clone_from(&self.logits);
-        (copy.done, copy.logits_rows, copy.logits_on_device) = (self.done, self.logits_rows, self.logits_on_device);
+        copy.fork_from(self)?;
         Ok(copy)
     }
 
-    /// The state in bytes, for [`CudaSession::load`] or a session on the CPU.
+    /// Takes over the tokens, the cache and the logits of `other`, from where the two go separate ways. The sessions
+    /// may differ in context and batch size.
     ///
     /// # Errors
-    /// [`crate::Error::Driver`].
-    pub fn save(&self) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        out.extend(MAGIC);
-        out.extend(self.model.0.fingerprint.to_le_bytes());
-        out.extend((self.options.cache.bytes() as u32).to_le_bytes());
-        out.extend(0_u32.to_le_bytes());
+    /// [`crate::Error::Core`] for another model or cache type, or if the tokens do not fit; the session is unchanged.
+    /// [`crate::Error::Driver`] if the GPU fails; the session is empty then.
+    pub fn fork_from(&mut self, other: &CudaSession) -> Result<()> {
+        let refuse = |reason| CoreError::State { reason };
+        if other.model.0.fingerprint != self.model.0.fingerprint {
+            return Err(refuse(StateError::OtherModel).into());
+        }
+        if other.options.cache != self.options.cache {
+            return Err(refuse(StateError::CacheType).into());
+        }
+        let (found, limit) = (other.tokens.len(), self.options.context);
+        if found > limit {
+            return Err(CoreError::ContextOverflow { found, limit }.into());
+        }
+        if other.memory.ordinal() != self.memory.ordinal() {
+            // On another GPU: by way of the host.
+            let mut saved = vec![0; other.saved_bytes()];
+            other.save(&mut saved)?;
+            return self.load(&saved);
+        }
+        // This session's stream reads what the other's has written.
+        other.synchronize()?;
+        self.rewind(0)?;
+        self.write(Piece::Tokens, 0, bytemuck::cast_slice(&other.tokens))?;
+        let (planes, from_stride, used) = other.planes();
+        let (_, to_stride, _) = self.planes();
+        let (from_first, to_first) = (other.sizes.offset(Piece::Cache), self.sizes.offset(Piece::Cache));
+        for plane in if used > 0 { 0..planes } else { 0..0 } {
+            let (from, to) = (from_first + plane * from_stride, to_first + plane * to_stride);
+            let from = other.memory.slice(from..from + used);
+            let mut to = self.memory.slice_mut(to..to + used);
+            self.stream.memcpy_dtod(&from, &mut to).doing("copying a session")?;
+        }
+        // Before the other goes on.
+        self.synchronize()?;
+        self.tokens.clone_from(&other.tokens);
+        self.adopt(other.done, other.logits_rows, other.logits().unwrap_or(&[]).to_vec());
+        Ok(())
+    }
+
+    /// Takes over how far a session had come, whose tokens and cache are here.
+    fn adopt(&mut self, done: usize, rows: usize, logits: Vec<f32>) {
+        self.logits_on_device = false;
+        let fits = match self.options.logits {
+            Logits::Last => rows <= 1,
+            Logits::All => rows <= self.options.max_batch,
+        };
+        if fits {
+            self.logits = logits;
+            (self.done, self.logits_rows) = (done, rows);
+        } else {
+            // The logits cannot be kept: where they are wanted next, let the last token be computed once more.
+            (self.done, self.logits_rows) = (done - usize::from(done == self.tokens.len()), 0);
+        }
+    }
+
+    /// Bytes that [`CudaSession::save`] writes now.
+    pub fn saved_bytes(&self) -> usize {
+        let (planes, _, used) = self.planes();
+        HEADER + 4 * self.tokens.len() + planes * used + 4 * self.logits().map_or(0, <[f32]>::len)
+    }
+
+    /// Writes the state, for [`CudaSession::load`] or a session on the CPU, and gives the number of bytes.
+    ///
+    /// # Errors
+    /// [`crate::Error::Core`] if `out` is shorter than [`CudaSession::saved_bytes`], [`crate::Error::Driver`].
+    pub fn save(&self, out: &mut [u8]) -> Result<usize> {
+        let (found, expected) = (out.len(), self.saved_bytes());
+        let mut rest = out.get_mut(..expected).ok_or(CoreError::BufferTooSmall { found, expected })?;
+        // As many bytes as were counted.
+        let mut next = |count: usize| {
+            let (piece, behind) = std::mem::take(&mut rest).split_at_mut(count);
+            rest = behind;
+            piece
+        };
+        next(8).copy_from_slice(&MAGIC);
+        next(8).copy_from_slice(&self.model.0.fingerprint.to_le_bytes());
+        next(4).copy_from_slice(&(self.options.cache.bytes() as u32).to_le_bytes());
+        next(4).copy_from_slice(&0_u32.to_le_bytes());
         for count in [self.tokens.len(), self.done, self.logits_rows] {
-            out.extend((count as u64).to_le_bytes());
+            next(8).copy_from_slice(&(count as u64).to_le_bytes());
         }
         for token in &self.tokens {
-            out.extend(token.to_le_bytes());
+            next(4).copy_from_slice(&token.to_le_bytes());
         }
         let (planes, stride, used) = self.planes();
         for plane in 0..planes {
-            let first = out.len();
-            out.resize(first + used, 0);
-            self.read(Piece::Cache, plane * stride, &mut out[first..])?;
+            self.read(Piece::Cache, plane * stride, next(used))?;
         }
         for logit in self.logits().unwrap_or(&[]) {
-            out.extend(logit.to_le_bytes());
+            next(4).copy_from_slice(&logit.to_le_bytes());
         }
-        Ok(out)
+        Ok(expected)
     }
 
     /// Replaces everything by a saved state, of a session on a GPU or a CPU.
@@ -118,18 +185,8 @@ impl CudaSession {
         }
         self.synchronize()?;
         self.tokens = tokens;
-        self.logits_on_device = false;
-        let fits = match self.options.logits {
-            Logits::Last => rows <= 1,
-            Logits::All => rows <= self.options.max_batch,
-        };
-        if fits {
-            self.logits = logits.as_chunks::<4>().0.iter().map(|le| f32::from_le_bytes(*le)).collect();
-            (self.done, self.logits_rows) = (done, rows);
-        } else {
-            // The logits cannot be kept: where they are wanted next, let the last token be computed once more.
-            (self.done, self.logits_rows) = (done - usize::from(done == len), 0);
-        }
+        let logits = logits.as_chunks::<4>().0.iter().map(|le| f32::from_le_bytes(*le)).collect();
+        self.adopt(done, rows, logits);
         Ok(())
     }
 

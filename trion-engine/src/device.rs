@@ -34,10 +34,11 @@ impl FromStr for DeviceName {
 }
 
 /// A device that a model can be put on ([`crate::Model::on`]). Cloning shares it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum Device {
     /// The caller's threads.
+    #[default]
     Cpu,
     /// An NVIDIA GPU.
     #[cfg(feature = "cuda")]

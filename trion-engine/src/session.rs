@@ -41,6 +41,8 @@ enum Place {
     Cuda {
         model: Model,
         session: Box<trion_cuda::CudaSession>,
+        /// Row-blocks of the last call, which is several of the session's.
+        spent: usize,
     },
 }
 
@@ -83,7 +85,7 @@ impl Session {
         #[cfg(feature = "cuda")]
         if let Some(cuda) = &model.cuda {
             let session = Box::new(trion_cuda::CudaSession::new(cuda, options)?);
-            return Ok(Session { place: Place::Cuda { model: model.clone(), session } });
+            return Ok(Session { place: Place::Cuda { model: model.clone(), session, spent: 0 } });
         }
         Ok(Session { place: Place::Cpu { cell: cell_of(model, options, kernel)?, kernel } })
     }
@@ -101,8 +103,32 @@ impl Session {
                 Ok(Session { place: Place::Cpu { cell: copy, kernel: *kernel } })
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda { model, session } => {
-                Ok(Session { place: Place::Cuda { model: model.clone(), session: Box::new(session.fork()?) } })
+            Place::Cuda { model, session, .. } => {
+                let session = Box::new(session.fork()?);
+                Ok(Session { place: Place::Cuda { model: model.clone(), session, spent: 0 } })
+            }
+        }
+    }
+
+    /// Takes over the tokens, cache and logits of `other`, in memory that is there already. See
+    /// [`CoreSession::fork_from`]; the two may compute on different devices.
+    ///
+    /// # Errors
+    /// [`Error::Core`]; the session is unchanged. [`Error::Cuda`] if a GPU fails.
+    pub fn fork_from(&mut self, other: &Session) -> Result<()> {
+        match (&mut self.place, &other.place) {
+            (Place::Cpu { cell, .. }, Place::Cpu { cell: other, .. }) => {
+                Ok(cell.with_dependent_mut(|_, session| session.fork_from(other.borrow_dependent()))?)
+            }
+            #[cfg(feature = "cuda")]
+            (Place::Cuda { session, .. }, Place::Cuda { session: other, .. }) => Ok(session.fork_from(other)?),
+            #[cfg(feature = "cuda")]
+            _ => {
+                let (found, limit) = (other.tokens().len(), self.options().context);
+                if found > limit {
+                    return Err(Error::Core(trion_core::Error::ContextOverflow { found, limit }));
+                }
+                self.load(&other.save()?)
             }
         }
     }
@@ -142,11 +168,17 @@ impl Session {
         match &mut self.place {
             Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?),
             #[cfg(feature = "cuda")]
-            Place::Cuda { session, .. } => {
-                if parallel.cancelled() {
-                    return Ok(Progress::More);
+            Place::Cuda { session, spent, .. } => {
+                *spent = 0;
+                // Each batch is waited for, so that a prompt can be cancelled between two.
+                while !parallel.cancelled() {
+                    let progress = session.advance(budget.min(1))?;
+                    *spent = spent.saturating_add(session.spent());
+                    if progress == Progress::Ready || *spent >= budget {
+                        return Ok(progress);
+                    }
                 }
-                Ok(session.advance(budget)?)
+                Ok(Progress::More)
             }
         }
     }
@@ -172,7 +204,11 @@ impl Session {
 
     /// See [`CoreSession::spent`].
     pub fn spent(&self) -> usize {
-        either!(self, session => session.spent())
+        match &self.place {
+            Place::Cpu { cell, .. } => cell.borrow_dependent().spent(),
+            #[cfg(feature = "cuda")]
+            Place::Cuda { spent, .. } => *spent,
+        }
     }
 
     /// Pushes tokens, computes them all and gives the logits `[rows, vocab_size]`.
@@ -203,16 +239,22 @@ impl Session {
     /// # Errors
     /// [`Error::Cuda`] if the GPU fails.
     pub fn save(&self) -> Result<Vec<u8>> {
-        match &self.place {
-            Place::Cpu { cell, .. } => {
-                let core = cell.borrow_dependent();
-                let mut bytes = vec![0; core.saved_bytes()];
-                core.save(&mut bytes)?;
-                Ok(bytes)
-            }
-            #[cfg(feature = "cuda")]
-            Place::Cuda { session, .. } => Ok(session.save()?),
-        }
+        let mut bytes = vec![0; self.saved_bytes()];
+        self.save_to(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// See [`CoreSession::saved_bytes`].
+    pub fn saved_bytes(&self) -> usize {
+        either!(self, session => session.saved_bytes())
+    }
+
+    /// [`Session::save`] into memory of the caller's. See [`CoreSession::save`].
+    ///
+    /// # Errors
+    /// [`Error::Core`] if it is too small, [`Error::Cuda`] if the GPU fails.
+    pub fn save_to(&self, out: &mut [u8]) -> Result<usize> {
+        either!(self, session => Ok(session.save(out)?))
     }
 
     /// See [`CoreSession::load`].
@@ -304,6 +346,32 @@ mod tests {
         fn moves<T: Send + Sync>() {}
         moves::<Session>();
         moves::<Model>();
+    }
+
+    #[test]
+    fn a_session_takes_over_what_another_has() {
+        let model = model();
+        let session = |context, max_batch| {
+            Session::new(&model, SessionOptions { max_batch, ..SessionOptions::new(context) }).expect("a session")
+        };
+        let mut from = session(8, 2);
+        from.push(&[1, 7, 3]).expect("room");
+        assert_eq!(from.advance(1, &Serial).expect("tokens"), Progress::More);
+        let mut bytes = vec![0; from.saved_bytes()];
+        assert_eq!(from.save_to(&mut bytes).expect("room"), bytes.len());
+        assert_eq!(bytes, from.save().expect("bytes"));
+        assert!(from.save_to(&mut bytes[1..]).is_err());
+
+        let mut to = session(16, 5);
+        to.evaluate(&[4], &Serial).expect("logits");
+        to.fork_from(&from).expect("room");
+        assert_eq!(to.save().expect("bytes"), bytes);
+        let logits = to.evaluate(&[2], &Serial).expect("logits").to_vec();
+        assert_eq!(from.evaluate(&[2], &Serial).expect("logits"), logits);
+        assert!(matches!(
+            session(3, 1).fork_from(&from),
+            Err(Error::Core(trion_core::Error::ContextOverflow { found: 4, limit: 3 }))
+        ));
     }
 
     #[test]

@@ -7,11 +7,14 @@
 use std::ffi::{c_char, c_int};
 
 /// The version of this header: major * 65536 + minor.
-pub const TRION_ABI_VERSION: u32 = 1 << 16;
+pub const TRION_ABI_VERSION: u32 = (1 << 16) | 1;
 
 /// The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
 /// without it lacks the functions of the last three sections.
 pub const TRION_FEATURE_TEXT: u32 = 1;
+
+/// The bit of trion_features() that tells of NVIDIA GPUs. It does not tell whether the machine has one.
+pub const TRION_FEATURE_CUDA: u32 = 2;
 
 /// The version of the library's interface, to be compared with TRION_ABI_VERSION. Any thread.
 #[unsafe(no_mangle)]
@@ -40,7 +43,8 @@ pub extern "C" fn trion_version() -> *const c_char {
 /// What the library was built with: TRION_FEATURE_ bits. Any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn trion_features() -> u32 {
-    if cfg!(feature = "text") { TRION_FEATURE_TEXT } else { 0 }
+    let text = if cfg!(feature = "text") { TRION_FEATURE_TEXT } else { 0 };
+    text | if cfg!(feature = "cuda") { TRION_FEATURE_CUDA } else { 0 }
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ impl trion_session {
         }
         // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
         let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
-        let progress = inner.core.advance(budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host);
+        let progress = inner.sequence.advance(budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host);
         let event = if self.cancel.swap(false, Ordering::Relaxed) {
             trion_event::done(TRION_REASON_CANCELLED)
         } else {
@@ -132,7 +132,7 @@ impl trion_session {
                 Progress::Ready => then(inner)?,
             }
         };
-        Ok(trion_event { units: inner.core.spent().div_ceil(ROW_BLOCKS_PER_UNIT), ..event })
+        Ok(trion_event { units: inner.sequence.spent().div_ceil(ROW_BLOCKS_PER_UNIT), ..event })
     }
 
     /// [`trion_session_advance`].
@@ -144,14 +144,14 @@ impl trion_session {
 impl Inner {
     /// Chooses the token after the sequence, from logits that are ready, and adds it.
     fn choose(&mut self) -> Result<trion_event, Failure> {
-        if self.core.tokens().len() == self.core.options().context {
+        if self.sequence.tokens().len() == self.sequence.options().context {
             return Ok(trion_event::done(TRION_REASON_CONTEXT));
         }
         let token = match self.sample()? {
             Ok(token) => token,
             Err(reason) => return Ok(trion_event::done(reason)),
         };
-        let probability = match self.core.logits() {
+        let probability = match self.sequence.logits() {
             Some(logits) if self.plan.probabilities => token_probability(logits, token),
             _ => 0.0,
         };
@@ -161,14 +161,14 @@ impl Inner {
             self.ended = Some(ended);
             return Ok(ended);
         }
-        self.core.push(&[token])?;
+        self.sequence.push(&[token])?;
         Ok(chosen)
     }
 
     /// The next token, or why there is none.
     #[cfg_attr(not(feature = "text"), expect(clippy::unnecessary_wraps, reason = "constraints can fail"))]
     fn sample(&mut self) -> Result<Result<u32, trion_reason>, Failure> {
-        let (logits, tokens) = (self.core.logits().unwrap_or(&[]), self.core.tokens());
+        let (logits, tokens) = (self.sequence.logits().unwrap_or(&[]), self.sequence.tokens());
         #[cfg(feature = "text")]
         if let Some(constraint) = &mut self.constraint {
             return constraint.choose(&mut self.sampler, logits, tokens);
@@ -178,18 +178,18 @@ impl Inner {
 
     /// Appends tokens.
     pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
-        self.core.push(tokens)?;
+        self.sequence.push(tokens)?;
         self.ended = None;
         #[cfg(feature = "text")]
         if let Some(constraint) = &mut self.constraint {
-            constraint.pushed(self.core.tokens().len());
+            constraint.pushed(self.sequence.tokens().len());
         }
         Ok(())
     }
 
     /// Forgets tokens.
     fn rewind(&mut self, length: usize) -> Result<(), Failure> {
-        self.core.rewind(length)?;
+        self.sequence.rewind(length)?;
         self.ended = None;
         #[cfg(feature = "text")]
         if let Some(constraint) = &mut self.constraint {
@@ -217,10 +217,12 @@ pub unsafe extern "C" fn trion_session_push(
 }
 
 /// Computes for `budget` units, or until a token is chosen; SIZE_MAX for no limit. The last step may go beyond the
-/// budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit. A
-/// budget of 0 computes nothing. The call in which a token is chosen also samples: a pass over the vocabulary.
+/// budget: a step is a tile of 32 rows for all tokens of a batch, which with `max_batch` up to 64 is about one unit; on
+/// a GPU it is the whole batch. A budget of 0 computes nothing. The call in which a token is chosen also samples: a
+/// pass over the vocabulary.
 ///
-/// TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY.
+/// TRION_NO_TOKENS if nothing was pushed since the session was made or rewound, TRION_BUSY, TRION_DEVICE if a GPU
+/// fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_advance(
     session: *mut trion_session,
@@ -292,9 +294,10 @@ pub unsafe extern "C" fn trion_session_run(
     })
 }
 
-/// Ends the call that is computing, within one unit and also within a prompt, or else the next one: it returns
-/// TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing again begins anew with the batch
-/// that was under way. NULL does nothing. Any thread, at any time, from a signal handler too.
+/// Ends the call that is computing, within one unit and also within a prompt (on a GPU after the batch under way), or
+/// else the next one: it returns TRION_EVENT_DONE with TRION_REASON_CANCELLED. What was pushed stays, and advancing
+/// again begins anew with the batch that was under way. NULL does nothing. Any thread, at any time, from a signal
+/// handler too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_cancel(session: *mut trion_session) {
     // SAFETY: the header's rule for handles.

@@ -152,7 +152,7 @@ impl Inner {
         if constraint.is_some_and(|constraint| !constraint.loaded.model.is_same(&self.loaded.model)) {
             return Err(Failure::OTHER_MODEL);
         }
-        let begin = self.core.tokens().len();
+        let begin = self.sequence.tokens().len();
         self.constraint = constraint.map(|c| Constrained { constraint: c.constraint.clone(), begin, state: None });
         self.ended = None;
         Ok(())

@@ -39,8 +39,8 @@ pub unsafe extern "C" fn trion_session_tokens(
         let (tokens, count) = (place(tokens)?, place(count)?);
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? }.lock()?;
-        tokens.write(session.core.tokens().as_ptr());
-        count.write(session.core.tokens().len());
+        tokens.write(session.sequence.tokens().as_ptr());
+        count.write(session.sequence.tokens().len());
         Ok(())
     })
 }
@@ -58,7 +58,7 @@ pub unsafe extern "C" fn trion_session_logits(
         let (out, count) = (place(logits)?, place(count)?);
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? }.lock()?;
-        let logits = session.core.logits().ok_or(NO_LOGITS)?;
+        let logits = session.sequence.logits().ok_or(NO_LOGITS)?;
         out.write(logits.as_ptr());
         count.write(logits.len());
         Ok(())
@@ -84,7 +84,7 @@ pub unsafe extern "C" fn trion_session_candidates(
         let session = unsafe { handle(session)? }.lock()?;
         let mut best = [TokenProbability::default(); TRION_MAX_CANDIDATES];
         let wanted = capacity.min(TRION_MAX_CANDIDATES);
-        let found = most_probable(session.core.logits().ok_or(NO_LOGITS)?, &mut best[..wanted]);
+        let found = most_probable(session.sequence.logits().ok_or(NO_LOGITS)?, &mut best[..wanted]);
         for (i, TokenProbability { token, probability }) in best[..found].iter().copied().enumerate() {
             // SAFETY: `i` is below `capacity`, for which the caller's array has room.
             unsafe { candidates.add(i).write(trion_candidate { token, probability }) };
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn trion_session_token_units(
         let out = place(units)?;
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? }.lock()?;
-        let positions = session.core.tokens().len().saturating_add(1);
+        let positions = session.sequence.tokens().len().saturating_add(1);
         let row_blocks = Session::row_blocks_per_token(session.loaded.model.core(), positions);
         out.write(row_blocks.div_ceil(ROW_BLOCKS_PER_UNIT));
         Ok(())

@@ -23,6 +23,7 @@ pub mod runtime;
 
 pub mod model;
 
+mod sequence;
 pub mod session;
 mod storage;
 
@@ -31,6 +32,8 @@ pub mod sampler;
 pub mod advance;
 pub mod inspect;
 pub mod state;
+
+pub mod gpu;
 
 #[cfg(feature = "text")]
 pub mod tokenizer;

@@ -60,6 +60,8 @@ pub struct trion_model_info {
     pub has_tokenizer: c_int,
     /// 1 if the model has a chat template, else 0.
     pub has_chat_template: c_int,
+    /// Where it computes: "cpu", or the GPU's name. Valid as long as the model. Since version 1.1.
+    pub device: *const c_char,
 }
 
 /// Gives the next bytes of a model: writes up to `size` bytes to `buffer` and returns how many, 0 only at the end or
@@ -94,15 +96,17 @@ fn make(
     call(error, || {
         let out = place(model)?;
         let runtime = Runtime::of(runtime);
-        let model = open().inspect_err(|failure| runtime.error(format_args!("model: {failure}")))?;
+        let opened = open().and_then(|model| Ok(model.on(&runtime.device)?));
+        let model = opened.inspect_err(|failure| runtime.error(format_args!("model: {failure}")))?;
         runtime.info(format_args!(
-            "model {}: {} layers, hidden_size {}, vocabulary of {}, {} bytes, kernel {}",
+            "model {}: {} layers, hidden_size {}, vocabulary of {}, {} bytes, kernel {}, device {}",
             model.name(),
             model.config().num_hidden_layers,
             model.config().hidden_size,
             model.config().vocab_size,
             model.packed().len(),
             Kernel::detect().isa().name(),
+            runtime.device.name(),
         ));
         let loaded = Arc::new(trion_model(Loaded { model, runtime }));
         out.write(Arc::into_raw(loaded).cast_mut());
@@ -112,7 +116,8 @@ fn make(
 
 /// Opens the model at `path`, UTF-8 with a zero at its end. Any thread.
 ///
-/// TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template.
+/// TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template,
+/// TRION_DEVICE if the runtime's GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_model_open(
     runtime: Option<&trion_runtime>,
@@ -217,8 +222,8 @@ pub unsafe extern "C" fn trion_model_get_info(
 ) -> trion_status {
     call(None, || {
         // SAFETY: the header's rule for handles.
-        let model = &unsafe { handle(model)? }.0.model;
-        let config = model.config();
+        let loaded = &unsafe { handle(model)? }.0;
+        let (model, config) = (&loaded.model, loaded.model.config());
         let known = trion_model_info {
             vocab_size: config.vocab_size,
             hidden_size: config.hidden_size,
@@ -232,6 +237,7 @@ pub unsafe extern "C" fn trion_model_get_info(
             bos_token: model.bos_token_id().map_or(-1, i64::from),
             has_tokenizer: c_int::from(model.has_tokenizer()),
             has_chat_template: c_int::from(model.has_chat_template()),
+            device: loaded.runtime.device_name().as_ptr(),
         };
         // SAFETY: `info` is valid for writing `info_size` bytes.
         unsafe { sized_output(&known, info, info_size) }

@@ -1,21 +1,21 @@
 //! Runtime
 //!
-//! What a host lends to its models: threads and a place for log messages. Without one (NULL) a model computes on the
-//! calling thread alone and says nothing. The library has no globals, reads no environment variables, handles no
+//! What a host lends to its models: a device, threads and a place for log messages. Without one (NULL) a model computes
+//! on the calling thread alone and says nothing. The library has no globals, reads no environment variables, handles no
 //! signals and prints nothing.
 //!
-//! Results do not depend on threads: any number, in any order, gives the same bits.
+//! Results do not depend on the device or on threads: any of them, any number, in any order, gives the same bits.
 
-use std::ffi::{CString, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Display;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use trion_engine::{Parallel, Pool};
+use trion_engine::{Device, DeviceName, Parallel, Pool};
 
-use crate::edge::{Options, call, place};
+use crate::edge::{Options, call, check, place};
 use crate::status::{Failure, trion_error, trion_status};
 
 /// A task of a host's job system: trion_parallel_for_fn calls `task(data, index)`.
@@ -66,19 +66,26 @@ pub struct trion_runtime_options {
     pub log_level: u32,
     /// Handed to `log`.
     pub log_user: *mut c_void,
+    /// Where its models compute, with a zero at its end: "cpu"; "cuda", or "cuda:1" with another number, an NVIDIA GPU
+    /// in the driver's order; "auto", the first GPU if there is one that works, and the CPU otherwise. NULL for "cpu".
+    /// Read by the call, and not kept. Since version 1.1.
+    pub device: *const c_char,
 }
 
 // SAFETY: all fields may be zero, and are numbers, pointers and nullable functions.
 unsafe impl Options for trion_runtime_options {
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = offset_of!(Self, device);
 }
 
-/// Threads and a log. Reference counted: a model keeps its runtime alive.
+/// A device, threads and a log. Reference counted: a model keeps its runtime alive.
 pub struct trion_runtime(Arc<Runtime>);
 
 /// What a runtime is made of.
 #[derive(Default)]
 pub(crate) struct Runtime {
+    pub(crate) device: Device,
+    /// For C.
+    device_name: Option<CString>,
     threads: Threads,
     log: Option<Log>,
 }
@@ -116,6 +123,11 @@ impl Runtime {
     /// A model's runtime: the host's, or one without threads and log.
     pub(crate) fn of(handle: Option<&trion_runtime>) -> Arc<Runtime> {
         handle.map_or_else(Arc::default, |runtime| Arc::clone(&runtime.0))
+    }
+
+    /// The device's name for people.
+    pub(crate) fn device_name(&self) -> &CStr {
+        self.device_name.as_deref().unwrap_or(c"cpu")
     }
 
     pub(crate) fn error(&self, message: impl Display) {
@@ -183,9 +195,25 @@ unsafe extern "C" fn run_job(data: *mut c_void, _index: usize) {
     }
 }
 
+/// Finds the device of that name.
+///
+/// # Safety
+/// `name` is NULL, or text with a zero at its end.
+unsafe fn device(name: *const c_char) -> Result<Device, Failure> {
+    if name.is_null() {
+        return Ok(Device::Cpu);
+    }
+    check(name, 1)?;
+    // SAFETY: the caller's promise, and the name is not NULL.
+    let name = unsafe { CStr::from_ptr(name) };
+    let name = name.to_str().map_err(|_| Failure::argument("option device is not UTF-8"))?;
+    Device::open(name.parse::<DeviceName>()?).map_err(Failure::Device)
+}
+
 /// Makes a runtime. Free it with trion_runtime_free(). Any thread.
 ///
-/// TRION_INVALID_ARGUMENT for options outside their range, or threads that the system does not give.
+/// TRION_INVALID_ARGUMENT for options outside their range, or threads that the system does not give; TRION_DEVICE for a
+/// GPU that is not there.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_runtime_new(
     options: *const trion_runtime_options,
@@ -211,7 +239,12 @@ pub unsafe extern "C" fn trion_runtime_new(
             _ => return Err(Failure::argument("option log_level is no trion_log_level")),
         };
         let log = options.log.map(|log| Log { log, level, user: options.log_user });
-        out.write(Box::into_raw(Box::new(trion_runtime(Arc::new(Runtime { threads, log })))));
+        // SAFETY: the header's rule for texts that end with a zero.
+        let device = unsafe { device(options.device)? };
+        // No name has a zero in it.
+        let device_name = CString::new(device.name()).ok();
+        let runtime = Runtime { device, device_name, threads, log };
+        out.write(Box::into_raw(Box::new(trion_runtime(Arc::new(runtime)))));
         Ok(())
     })
 }

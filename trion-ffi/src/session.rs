@@ -5,7 +5,8 @@
 //! after it.
 //!
 //! All memory of a session is one block that is asked for when it is made: from the library, from an allocator of the
-//! caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap.
+//! caller's, or a buffer that the caller hands in. A session with a constraint also uses the heap. Of a session on a
+//! GPU the block has only a small part; see below, at GPU.
 //!
 //! Work is counted in units, not in time: the same calls do the same work on every machine. A unit is 64 tiles of 32
 //! rows of a ternary matrix, each for one token, or what takes about as long; trion_session_token_units() says how many
@@ -22,11 +23,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use trion_core::{CacheType, Isa, Kernel, Sampler, SamplerOptions, Session as CoreSession, SessionOptions};
+use trion_core::{CacheType, Isa, Kernel, Sampler, SamplerOptions, SessionOptions};
 
 use crate::advance::trion_event;
 use crate::edge::{Options, call, handle, place, switch};
 use crate::model::{Loaded, trion_model};
+use crate::sequence::Sequence;
 use crate::status::{Failure, trion_error, trion_status};
 use crate::storage::{self, Owner};
 
@@ -40,7 +42,7 @@ pub enum trion_cache {
     TRION_CACHE_F16 = 1,
 }
 
-/// Instruction sets. All give the same bits; a choice is for tests.
+/// Instruction sets. All give the same bits; a choice is for tests. A GPU has none to choose from.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum trion_kernel {
@@ -102,10 +104,10 @@ pub struct trion_session {
     pub(crate) inner: Mutex<Inner>,
 }
 
-/// What a call works on while it holds the session. The order matters: `core` borrows from `loaded`, and is dropped
+/// What a call works on while it holds the session. The order matters: `sequence` borrows from `loaded`, and is dropped
 /// before it.
 pub(crate) struct Inner {
-    pub(crate) core: CoreSession<'static, 'static>,
+    pub(crate) sequence: Sequence,
     pub(crate) loaded: Loaded,
     pub(crate) sampler: Sampler,
     pub(crate) plan: Plan,
@@ -129,7 +131,7 @@ impl Plan {
     ///
     /// # Safety
     /// As [`Options::read`].
-    unsafe fn read(model: &Loaded, options: *const trion_session_options) -> Result<Self, Failure> {
+    pub(crate) unsafe fn read(model: &Loaded, options: *const trion_session_options) -> Result<Self, Failure> {
         // SAFETY: the caller's promise.
         let options = unsafe { trion_session_options::read(options)? };
         let limit = model.model.config().max_position_embeddings;
@@ -184,7 +186,7 @@ impl Inner {
         if other.constraint.is_some() && !other.loaded.model.is_same(&self.loaded.model) {
             return Err(Failure::OTHER_MODEL);
         }
-        self.core.fork_from(&other.core)?;
+        self.sequence.fork_from(&other.sequence)?;
         self.sampler = other.sampler;
         self.ended = other.ended.filter(|_| !self.plan.ignore_end);
         #[cfg(feature = "text")]
@@ -198,7 +200,8 @@ pub(crate) fn greedy() -> Result<Sampler, Failure> {
     Ok(Sampler::new(SamplerOptions::GREEDY)?)
 }
 
-/// Bytes of a session with these options in a buffer at any address. Any thread.
+/// Bytes of a session with these options in a buffer at any address; trion_session_gpu_memory() tells what one on a GPU
+/// takes there. Any thread.
 ///
 /// TRION_INVALID_ARGUMENT for options outside their range.
 #[unsafe(no_mangle)]
@@ -223,7 +226,7 @@ pub unsafe extern "C" fn trion_session_size(
 /// Makes a session in memory of `allocator`'s; NULL for the library's own. Free it with trion_session_free(). Any
 /// thread.
 ///
-/// TRION_INVALID_ARGUMENT for options outside their range, TRION_OUT_OF_MEMORY.
+/// TRION_INVALID_ARGUMENT for options outside their range, TRION_OUT_OF_MEMORY, TRION_DEVICE if a GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_new(
     model: *const trion_model,
@@ -247,7 +250,8 @@ pub unsafe extern "C" fn trion_session_new(
 /// Makes a session in `buffer` of `size` bytes, at least trion_session_size(), at any address. The handle lies in the
 /// buffer too; trion_session_free() ends the session and leaves the buffer to the caller. Any thread.
 ///
-/// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL.
+/// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL; on a GPU also TRION_OUT_OF_MEMORY
+/// and TRION_DEVICE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_init(
     model: *const trion_model,
@@ -271,7 +275,7 @@ pub unsafe extern "C" fn trion_session_init(
 /// Makes a session that has come to the same point and goes its own way from there: same options, tokens, sampler and
 /// constraint. In memory of `allocator`'s; NULL for the library's own.
 ///
-/// TRION_OUT_OF_MEMORY, TRION_BUSY.
+/// TRION_OUT_OF_MEMORY, TRION_BUSY, TRION_DEVICE if a GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_fork(
     session: *const trion_session,
@@ -291,7 +295,7 @@ pub unsafe extern "C" fn trion_session_fork(
 
 /// trion_session_fork() into `buffer` of `size` bytes, as with trion_session_init().
 ///
-/// TRION_BUFFER_TOO_SMALL, TRION_BUSY.
+/// TRION_BUFFER_TOO_SMALL, TRION_BUSY; on a GPU also TRION_OUT_OF_MEMORY and TRION_DEVICE.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_fork_init(
     session: *const trion_session,
@@ -327,8 +331,10 @@ fn filled(copy: NonNull<trion_session>, from: &Inner) -> Result<NonNull<trion_se
 
 /// Makes `session` come to the point where `from` is, in its own memory: tokens, sampler and constraint. The two may
 /// differ in `context` and `max_batch`. A character that begins anew from a shared beginning needs no new memory so.
+/// Between two devices this is saving and loading, and takes memory for that.
 ///
-/// TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_BUSY; `session` is unchanged then.
+/// TRION_OTHER_MODEL, TRION_STATE for another `cache`, TRION_CONTEXT_FULL, TRION_OUT_OF_MEMORY, TRION_BUSY; `session`
+/// is unchanged then. TRION_DEVICE if a GPU fails; `session` may have no tokens then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_assign(
     session: *mut trion_session,

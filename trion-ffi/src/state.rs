@@ -1,8 +1,8 @@
 //! Saved states
 //!
 //! A session as bytes: its tokens, what the model keeps of them, and the sampler. They can be loaded into any session
-//! of the same model and with the same `cache` that has room for the tokens, on any machine, and go on with the same
-//! bits. A constraint is not part of them.
+//! of the same model and with the same `cache` that has room for the tokens, on any machine, on a CPU or a GPU, and go
+//! on with the same bits. A constraint is not part of them.
 
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
@@ -70,7 +70,7 @@ impl Inner {
             1 => Some(trion_event { token: end(1), ..trion_event::done(trion_reason::TRION_REASON_END) }),
             _ => return Err(refuse("saved state: its contents contradict each other")),
         };
-        self.core.load(state)?;
+        self.sequence.load(state)?;
         self.sampler = sampler;
         self.ended = ended.filter(|_| !self.plan.ignore_end);
         #[cfg(feature = "text")]
@@ -92,7 +92,7 @@ pub unsafe extern "C" fn trion_session_saved_size(
     call(None, || {
         let out = place(size)?;
         // SAFETY: the header's rule for handles.
-        out.write(HEADER + unsafe { handle(session)? }.lock()?.core.saved_bytes());
+        out.write(HEADER + unsafe { handle(session)? }.lock()?.sequence.saved_bytes());
         Ok(())
     })
 }
@@ -100,7 +100,7 @@ pub unsafe extern "C" fn trion_session_saved_size(
 /// Writes the session to `buffer` of `capacity` bytes, at least trion_session_saved_size(), and the bytes written to
 /// `size`.
 ///
-/// TRION_BUFFER_TOO_SMALL, TRION_BUSY.
+/// TRION_BUFFER_TOO_SMALL, TRION_BUSY, TRION_DEVICE if a GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_save(
     session: *const trion_session,
@@ -115,7 +115,7 @@ pub unsafe extern "C" fn trion_session_save(
         check(buffer, capacity)?;
         // SAFETY: the header's rule for handles.
         let session = unsafe { handle(session)? }.lock()?;
-        let expected = HEADER + session.core.saved_bytes();
+        let expected = HEADER + session.sequence.saved_bytes();
         if capacity < expected {
             return Err(Failure::TooSmall { found: capacity, expected });
         }
@@ -123,7 +123,7 @@ pub unsafe extern "C" fn trion_session_save(
         let buffer = unsafe { std::slice::from_raw_parts_mut(buffer, expected) };
         let (header, state) = buffer.split_at_mut(HEADER);
         header.copy_from_slice(&session.header());
-        session.core.save(state)?;
+        session.sequence.save(state)?;
         out.write(expected);
         Ok(())
     })
@@ -131,7 +131,8 @@ pub unsafe extern "C" fn trion_session_save(
 
 /// Replaces everything in the session by the `size` bytes of a saved state at `data`. A constraint is taken away.
 ///
-/// TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then.
+/// TRION_STATE, TRION_OTHER_MODEL, TRION_TOKEN_OUT_OF_RANGE, TRION_BUSY; the session is unchanged then. TRION_DEVICE if
+/// a GPU fails; the session may have no tokens then.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_load(
     session: *mut trion_session,

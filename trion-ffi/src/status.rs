@@ -21,8 +21,8 @@ pub enum trion_status {
     TRION_INVALID_ARGUMENT = 1,
     /// The caller's buffer is too small. Cure: ask for the size first; each such function tells how.
     TRION_BUFFER_TOO_SMALL = 2,
-    /// Memory could not be had, from the system or from the caller's allocator. Cure: a smaller `context` or
-    /// `max_batch`, or fewer sessions.
+    /// Memory could not be had, from the system, from the caller's allocator or on the GPU. Cure: a smaller `context`
+    /// or `max_batch`, or fewer sessions.
     TRION_OUT_OF_MEMORY = 3,
     /// A file could not be read, or the caller's reader failed. Cure: the message says what the system said.
     TRION_IO = 4,
@@ -58,6 +58,9 @@ pub enum trion_status {
     /// A defect of Trion. The process is unharmed; the session that was in use answers only trion_session_free() from
     /// now on. Cure: please report it.
     TRION_INTERNAL = 17,
+    /// A GPU cannot be had, or it failed: no driver, no GPU of that number, one that is too old, or a library that was
+    /// built without. Cure: the device "cpu" computes the same, and "auto" takes it where there is no GPU.
+    TRION_DEVICE = 18,
 }
 
 use trion_status::*;
@@ -85,6 +88,7 @@ pub extern "C" fn trion_status_string(status: c_int) -> *const c_char {
         15 => c"the tokenizer or the chat template refused the text",
         16 => c"the constraint cannot be used",
         17 => c"a defect of Trion, please report it",
+        18 => c"there is no such GPU, or it failed",
         _ => c"unknown status",
     };
     text.as_ptr()
@@ -106,8 +110,13 @@ pub struct trion_error {
 #[derive(Debug)]
 pub(crate) enum Failure {
     Engine(trion_engine::Error),
+    /// The device that was asked for is not there.
+    Device(trion_engine::Error),
     Plain(trion_status, &'static str),
-    TooSmall { found: usize, expected: usize },
+    TooSmall {
+        found: usize,
+        expected: usize,
+    },
 }
 
 impl Failure {
@@ -127,6 +136,7 @@ impl Failure {
             Failure::Plain(status, _) => *status,
             Failure::TooSmall { .. } => TRION_BUFFER_TOO_SMALL,
             Failure::Engine(error) => status_of(error),
+            Failure::Device(_) => TRION_DEVICE,
         }
     }
 
@@ -145,6 +155,8 @@ impl Failure {
 
 fn status_of(error: &trion_engine::Error) -> trion_status {
     use trion_core::Error as Core;
+    #[cfg(feature = "cuda")]
+    use trion_engine::CudaError;
     use trion_engine::Error;
     match error {
         Error::Io { .. } => TRION_IO,
@@ -163,6 +175,12 @@ fn status_of(error: &trion_engine::Error) -> trion_status {
         },
         #[cfg(feature = "text")]
         Error::Constraint(_) => TRION_CONSTRAINT,
+        #[cfg(feature = "cuda")]
+        Error::Cuda(error) => match error {
+            CudaError::Memory { .. } => TRION_OUT_OF_MEMORY,
+            CudaError::Unsupported { .. } => TRION_UNSUPPORTED,
+            _ => TRION_DEVICE,
+        },
         _ => TRION_INVALID_ARGUMENT,
     }
 }
@@ -171,6 +189,7 @@ impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Failure::Engine(error) => error.fmt(f),
+            Failure::Device(error) => write!(f, "{error}; the device cpu computes the same"),
             Failure::Plain(_, message) => f.write_str(message),
             Failure::TooSmall { found, expected } => {
                 write!(f, "the buffer holds {found}, expected room for {expected}")

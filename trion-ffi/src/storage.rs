@@ -1,5 +1,6 @@
 //! Where a session lives: in a block from the library or the caller's allocator, or in the caller's own buffer. One
-//! block holds the handle, and behind it everything that the core's session keeps.
+//! block holds the handle, and behind it everything that the core's session keeps. What a session on a GPU keeps is
+//! elsewhere.
 
 use std::alloc::Layout;
 use std::ffi::c_void;
@@ -9,9 +10,11 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use trion_core::{Model as CoreModel, Session as CoreSession};
+use trion_engine::Device;
 
 use crate::edge::check;
 use crate::model::Loaded;
+use crate::sequence::Sequence;
 use crate::session::{Inner, Plan, greedy, trion_allocator, trion_session};
 use crate::status::Failure;
 use crate::status::trion_status::TRION_OUT_OF_MEMORY;
@@ -25,6 +28,9 @@ const HANDLE: usize = size_of::<trion_session>().next_multiple_of(ALIGNMENT);
 
 /// Bytes of a block that begins at a multiple of [`ALIGNMENT`]; `usize::MAX` if they cannot be counted.
 fn block_bytes(model: &Loaded, plan: &Plan) -> usize {
+    if !matches!(model.runtime.device, Device::Cpu) {
+        return HANDLE;
+    }
     CoreSession::bytes(model.model.config(), &plan.core).saturating_add(HANDLE)
 }
 
@@ -131,11 +137,8 @@ unsafe fn build(
     // SAFETY: the block is longer than the handle. What it holds is bytes of the caller's side, and the core never
     // reads one before it has written it.
     let memory: &'static mut [u8] = unsafe { slice::from_raw_parts_mut(block.add(HANDLE).as_ptr(), size - HANDLE) };
-    // SAFETY: the session that borrows the model holds a reference to it, which is dropped after the borrower
-    // (`Inner`), so the model outlives the borrow, for which `'static` stands. A model's weights do not move.
-    let core: &'static CoreModel<'static> = unsafe { &*(&raw const *model.model.core()).cast() };
-    let made = CoreSession::new(core, plan.core, plan.kernel, memory).map_err(Failure::from);
-    let (core, sampler) = match made.and_then(|core| Ok((core, greedy()?))) {
+    let made = sequence(model, &plan, memory);
+    let (sequence, sampler) = match made.and_then(|sequence| Ok((sequence, greedy()?))) {
         Ok(made) => made,
         Err(failure) => {
             owner.release();
@@ -143,7 +146,7 @@ unsafe fn build(
         }
     };
     let inner = Inner {
-        core,
+        sequence,
         loaded: model.clone(),
         sampler,
         plan,
@@ -151,11 +154,24 @@ unsafe fn build(
         constraint: None,
         ended: None,
     };
-    model.runtime.debug(format_args!("session: context {}, {size} bytes", plan.core.context));
+    let device = model.runtime.device.name();
+    model.runtime.debug(format_args!("session: context {}, {size} bytes, device {device}", plan.core.context));
     let place = block.cast::<trion_session>();
     // SAFETY: the block begins with room for the handle, aligned for it.
     unsafe { place.write(trion_session { cancel: AtomicBool::new(false), owner, inner: Mutex::new(inner) }) };
     Ok(place)
+}
+
+/// A sequence without tokens, on the model's device.
+fn sequence(model: &Loaded, plan: &Plan, memory: &'static mut [u8]) -> Result<Sequence, Failure> {
+    #[cfg(feature = "cuda")]
+    if !matches!(model.runtime.device, Device::Cpu) {
+        return Ok(Sequence::Gpu(trion_engine::Session::new(&model.model, plan.core)?));
+    }
+    // SAFETY: the session that borrows the model holds a reference to it, which is dropped after the borrower
+    // (`Inner`), so the model outlives the borrow, for which `'static` stands. A model's weights do not move.
+    let core: &'static CoreModel<'static> = unsafe { &*(&raw const *model.model.core()).cast() };
+    Ok(Sequence::Cpu(CoreSession::new(core, plan.core, plan.kernel, memory)?))
 }
 
 /// Ends a session and gives its block back.

@@ -8,7 +8,7 @@ use std::process::Command;
 use cbindgen::{Builder, Config};
 
 /// Source files in the order of the header, with whether they need the text features.
-const SECTIONS: [(&str, bool); 12] = [
+const SECTIONS: [(&str, bool); 13] = [
     ("abi", false),
     ("status", false),
     ("runtime", false),
@@ -18,6 +18,7 @@ const SECTIONS: [(&str, bool); 12] = [
     ("advance", false),
     ("inspect", false),
     ("state", false),
+    ("gpu", false),
     ("tokenizer", true),
     ("text", true),
     ("constraint", true),

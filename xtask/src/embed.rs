@@ -27,7 +27,7 @@ struct Build {
     limit: u64,
 }
 
-const FULL: Build = Build { name: "full", directory: "package", options: &[], limit: 8_000_000 };
+const FULL: Build = Build { name: "full", directory: "package", options: &[], limit: 9_000_000 };
 const SMALL: Build =
     Build { name: "small", directory: "package-small", options: &["--no-default-features"], limit: 2_000_000 };
 

@@ -101,6 +101,7 @@ fn lint() -> Outcome {
     clippy(&["-p", "trion-engine", "--no-default-features"])?;
     clippy(&["-p", "trion-engine", "--no-default-features", "--features", "cuda"])?;
     clippy(&["-p", "trion-ffi", "--no-default-features"])?;
+    clippy(&["-p", "trion-ffi", "--no-default-features", "--features", "cuda"])?;
     run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])
 }
 
