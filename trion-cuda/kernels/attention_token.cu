@@ -38,10 +38,9 @@ DEVICE void rotate(const float* from, float* to, const float* norm, float eps, c
     }
 }
 
-// Brings what lies in device memory nearer: `count` lines, `stride` bytes apart, by `threads` threads of which this is
-// number `thread`.
-DEVICE void fetch(const void* from, int count, int stride, int thread, int threads) {
-    for (int i = thread; i < count; i += threads) {
+// Brings what lies in device memory nearer: `count` lines, `stride` bytes apart.
+DEVICE void fetch(const void* from, int count, int stride) {
+    for (int i = threadIdx.x; i < count; i += THREADS) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"((const char*)from + (size_t)i * stride));
     }
 }
@@ -62,7 +61,7 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
     typename F::Bits* values = keys + (size_t)slot.context * head_dim;
     for (int first = blockIdx.y * CHUNK; first < p; first += step) {
         int bytes = min(CHUNK, p - first) * head_dim * sizeof(typename F::Bits);
-        fetch(keys + (size_t)first * head_dim, (bytes + LINE - 1) / LINE, LINE, threadIdx.x, THREADS);
+        fetch(keys + (size_t)first * head_dim, (bytes + LINE - 1) / LINE, LINE);
     }
     in_turn();
     if (blockIdx.y * CHUNK > p) return;
@@ -129,11 +128,10 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
 // Outputs, in place of the queries `[rows, heads, head_dim]`. `pieces` is the grid's size in positions when the scores
 // were made. Grid: parts of heads, pieces of 8 columns, rows.
 //
-// 1024 positions at a time. Meanwhile `ahead_bytes` from `ahead` on, weights that come next, are brought to the cache.
+// 1024 positions at a time.
 template <class F>
 DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int stride, const float* largest,
-                         int pieces, int heads, int kv_heads, int head_dim, float* out, const char* ahead,
-                         int ahead_bytes) {
+                         int pieces, int heads, int kv_heads, int head_dim, float* out) {
     __shared__ float4 weights[POSITIONS];
     __shared__ float2 parts[2][BLOCKS][COLUMNS];
     __shared__ float sums[BLOCKS][HEADS];
@@ -144,9 +142,7 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     int positions = slot.position + 1;
     const typename F::Bits* values = cache_of<F>(slot, layer, own.kv, kv_heads, head_dim);
     values += (size_t)slot.context * head_dim + column;
-    fetch(values, positions - 1, head_dim * sizeof(typename F::Bits), threadIdx.x, THREADS);
-    int index = (blockIdx.y * gridDim.x + blockIdx.x) * THREADS + threadIdx.x;
-    if (row == 0) fetch(ahead, ahead_bytes / LINE, LINE, index, gridDim.x * gridDim.y * THREADS);
+    fetch(values, positions - 1, head_dim * sizeof(typename F::Bits));
     scores += ((size_t)row * heads + own.first) * stride;
     largest += ((size_t)row * heads + own.first) * pieces;
     in_turn();
@@ -247,9 +243,8 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_outputs_##suffix(                           \
         const Slot* slots, int layer, const float* scores, int stride, const float* largest, int pieces, int heads,    \
-        int kv_heads, int head_dim, float* out, const char* ahead, int ahead_bytes) {                                  \
-        make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out, ahead,          \
-                        ahead_bytes);                                                                                  \
+        int kv_heads, int head_dim, float* out) {                                                                      \
+        make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out);                \
     }
 
 ATTENTION(F32, f32)

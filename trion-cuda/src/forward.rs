@@ -7,7 +7,7 @@ use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
 use crate::error::Result;
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
-use crate::layout::{Kind, PIECE_BYTES, PIECE_COLS, PIECE_ROWS};
+use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
 use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
@@ -30,8 +30,9 @@ const ATTENTION_THREADS: usize = 256;
 /// kernels and of those for wide rows.
 const WIDEST_ROW: usize = 32;
 const PROJECT_WARPS: usize = 20;
-/// Groups of warps there.
+/// Groups of warps there, and pieces of 8 rows that a group makes at least, by measurement.
 const PROJECT_GROUPS: usize = 16;
+const PROJECT_ROUNDS: usize = 3;
 
 /// What happens to the outputs of a projection; as `SINK_...` in `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,10 +228,10 @@ impl Pass<'_> {
         let Together { tiles, pieces, .. } = *together;
         let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
         let multiprocessors = self.model.device.multiprocessors();
-        // More warps where there is work for them, by measurement.
-        let warps = if pieces >= 16 * multiprocessors { PROJECT_WARPS } else { PROJECT_WARPS / 2 };
-        let groups = (warps / tiles).clamp(1, PROJECT_GROUPS).min(pieces.div_ceil(multiprocessors));
-        let blocks = pieces.div_ceil(groups).min(multiprocessors);
+        let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
+        // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
+        let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
+        let blocks = pieces.div_ceil(groups * rounds);
         let kernel = match (together.pair, groups * tiles <= PROJECT_WARPS) {
             (false, true) => kernels.project_rows,
             (false, false) => kernels.project_rows_wide,
@@ -390,12 +391,6 @@ impl Pass<'_> {
         let args = &[&self.rotation_args(n, layer)[..], own].concat();
         let kernel = self.by_cache(kernels.attention_scores_f32, kernels.attention_scores_f16);
         let vectors = 4 * 5 * config.head_dim;
-        // The largest matrices that come next, where the cache is large enough to keep them until then.
-        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| &layer.projections[p as usize].matrix);
-        let bytes = (up.weights - gate.weights) as usize
-            + up.rows.div_ceil(PIECE_ROWS) * up.cols.div_ceil(PIECE_COLS) * PIECE_BYTES;
-        let is_kept = gate.is_plain() && up.is_plain() && 3 * bytes <= self.model.device.cache_bytes();
-        let (ahead, ahead_bytes) = if is_kept { (gate.weights, bytes) } else { (0, 0) };
         self.launch(kernel, [parts, pieces, rows], [ATTENTION_THREADS, 1], vectors, args)?;
         let args = args![
             self.at(Piece::Slots),
@@ -408,8 +403,6 @@ impl Pass<'_> {
             config.num_key_value_heads,
             config.head_dim,
             self.at(Piece::Query),
-            ahead,
-            ahead_bytes,
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
         let grid = [parts, config.head_dim.div_ceil(ATTENTION_COLUMNS), rows];
