@@ -58,7 +58,6 @@ struct Inner {
     kernels: Kernels,
     name: String,
     multiprocessors: usize,
-    cache_bytes: usize,
 }
 
 impl CudaDevice {
@@ -100,12 +99,10 @@ impl CudaDevice {
         }
         let overlaps = newest && major >= 9 && has_symbol(LAUNCH_EX);
         let set = if overlaps { KernelSet::Sm90 } else { KernelSet::Sm61 };
-        let number =
-            |attribute| context.attribute(attribute).doing("asking what the GPU has").map(|n| n.max(1) as usize);
-        let multiprocessors = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-        let cache_bytes = number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+        let multiprocessors = context.attribute(attribute).doing("counting multiprocessors")?.max(1) as usize;
         let kernels = Kernels::load(&context, set)?;
-        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors, cache_bytes })))
+        Ok(CudaDevice(Arc::new(Inner { context, kernels, name, multiprocessors })))
     }
 
     /// The GPU's name.
@@ -116,11 +113,6 @@ impl CudaDevice {
     /// Its multiprocessors: what decides how finely work is divided, and how much scratch memory that takes.
     pub fn multiprocessors(&self) -> usize {
         self.0.multiprocessors
-    }
-
-    /// Bytes of the cache that all multiprocessors share.
-    pub(crate) fn cache_bytes(&self) -> usize {
-        self.0.cache_bytes
     }
 
     /// Bytes of its memory: free now, and in all.
