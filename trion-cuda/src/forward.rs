@@ -1,16 +1,14 @@
 //! The forward pass of a batch, as a row of kernels in a stream.
 
-use std::sync::Arc;
-
-use cudarc::driver::CudaStream;
 use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
 use crate::error::Result;
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
-use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
+use crate::memory::{ARGMAX_BLOCKS, Piece};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
+use crate::workspace::Workspace;
 
 /// Tokens from which on a product is better made by tiles than token by token.
 const GEMM_TOKENS: usize = 17;
@@ -49,12 +47,8 @@ type Product = (Projection, Piece, Sink);
 
 /// A batch on its way through the model.
 pub(crate) struct Pass<'a> {
-    pub(crate) model: &'a Inner,
+    pub(crate) work: &'a Workspace,
     pub(crate) kernels: &'a Kernels,
-    pub(crate) stream: &'a Arc<CudaStream>,
-    pub(crate) sizes: &'a Sizes,
-    /// Address of the session's memory.
-    pub(crate) base: u64,
     /// Number format of the cache.
     pub(crate) cache: CacheType,
     /// Tokens of the batch.
@@ -66,17 +60,21 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn config(&self) -> &Config {
-        &self.model.config
+    fn model(&self) -> &Inner {
+        &self.work.model.0
     }
 
-    /// The address of a piece of the session's memory.
+    fn config(&self) -> &Config {
+        &self.model().config
+    }
+
+    /// The address of a piece.
     fn at(&self, piece: Piece) -> u64 {
-        self.base + self.sizes.offset(piece) as u64
+        self.work.at(piece)
     }
 
     fn launch(&self, kernel: Kernel, grid: [usize; 3], block: [usize; 2], shared: usize, args: &[Arg]) -> Result<()> {
-        launch(self.stream, kernel, Shape { grid, block, shared }, args)
+        launch(&self.work.stream, kernel, Shape { grid, block, shared }, args)
     }
 
     /// Says at which position the session's batch begins; its tokens are there.
@@ -102,7 +100,7 @@ impl Pass<'_> {
             Activation::Silu => Sink::Silu,
         };
         self.embed()?;
-        for (n, layer) in self.model.layers.iter().enumerate() {
+        for (n, layer) in self.model().layers.iter().enumerate() {
             let hidden = Piece::Hidden;
             let attention = [
                 (P::Query, Piece::Query, Sink::Store),
@@ -122,16 +120,16 @@ impl Pass<'_> {
             self.project(layer, Piece::Intermediate, N::MlpSub, &[(P::Down, hidden, Sink::Add)])?;
         }
         if self.logits_rows > 0 {
-            let head = DeviceLinear { matrix: self.model.head, norm: 0 };
+            let head = DeviceLinear { matrix: self.model().head, norm: 0 };
             let (skip, rows) = (self.batch - self.logits_rows, self.logits_rows);
-            self.prepare(&head, Piece::Hidden, self.model.norm, skip, rows)?;
+            self.prepare(&head, Piece::Hidden, self.model().norm, skip, rows)?;
             self.multiply(&head.matrix, self.at(Piece::Logits), Sink::Store, rows)?;
         }
         Ok(())
     }
 
     fn embed(&self) -> Result<()> {
-        let m = &self.model.embedding;
+        let m = &self.model().embedding;
         let args = args![
             self.at(Piece::Slots),
             self.is_prompt,
@@ -196,7 +194,7 @@ impl Pass<'_> {
                 quantized_stride(config),
                 matrix.cols.next_multiple_of(PIECE_COLS),
                 self.at(Piece::Scales),
-                self.sizes.spans,
+                self.work.sizes.spans,
             ];
             return self.launch(kernel, [tokens, 1, 1], block, 0, args);
         }
@@ -215,7 +213,7 @@ impl Pass<'_> {
             quantized_stride(config),
             matrix.cols.next_multiple_of(PIECE_COLS),
             self.at(Piece::Scales),
-            self.sizes.spans,
+            self.work.sizes.spans,
             matrix.span,
             in_shared,
         ];
@@ -227,7 +225,7 @@ impl Pass<'_> {
     fn project_token(&self, together: &Together, linear: &DeviceLinear, source: Piece, norm: u64) -> Result<()> {
         let Together { tiles, pieces, .. } = *together;
         let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
-        let multiprocessors = self.model.device.multiprocessors();
+        let multiprocessors = self.model().device.multiprocessors();
         let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
         // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
         let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
@@ -273,12 +271,12 @@ impl Pass<'_> {
             self.at(Piece::Quantized),
             quantized_stride(self.config()) / 16,
             self.at(Piece::Scales),
-            self.sizes.spans,
+            self.work.sizes.spans,
             tiles,
             tokens,
         ];
-        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model.device.multiprocessors());
-        self.launch(kernel, [pieces, tokens.div_ceil(few), 1], [32, warps], 0, args)
+        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model().device.multiprocessors());
+        self.launch(kernel, [tokens.div_ceil(few), pieces, 1], [32, warps], 0, args)
     }
 
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
@@ -286,7 +284,7 @@ impl Pass<'_> {
         let (config, kernels) = (self.config(), self.kernels);
         let (quantized, scales) = (self.at(Piece::Quantized), self.at(Piece::Scales));
         let (q_stride, spans, tiles) =
-            (quantized_stride(config) / 16, self.sizes.spans, matrix.cols.div_ceil(PIECE_COLS));
+            (quantized_stride(config) / 16, self.work.sizes.spans, matrix.cols.div_ceil(PIECE_COLS));
         let (weights, rows, pieces) = (matrix.weights, matrix.rows, matrix.rows.div_ceil(PIECE_ROWS));
         let divide = matrix.kind == Kind::Divide;
         let few = if tokens == 1 { 1 } else { FEW };
@@ -385,7 +383,7 @@ impl Pass<'_> {
     /// Rotation, the write to the cache, and attention of one token of each session.
     fn attend(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
         let (config, kernels, rows) = (self.config(), self.kernels, self.batch);
-        let (stride, [parts, pieces]) = (self.sizes.score_stride, self.sizes.score_grid);
+        let (stride, [parts, pieces]) = (self.work.sizes.score_stride, self.work.sizes.score_grid);
         let (scores, largest) = (self.at(Piece::Scores), self.at(Piece::Largest));
         let own = args![self.score_scale(), scores, stride, largest];
         let args = &[&self.rotation_args(n, layer)[..], own].concat();
@@ -422,7 +420,7 @@ impl Pass<'_> {
             n,
             self.at(Piece::Query),
             self.at(Piece::Scores),
-            self.sizes.score_stride,
+            self.work.sizes.score_stride,
             self.batch,
             config.num_attention_heads,
             config.num_key_value_heads,
@@ -430,7 +428,7 @@ impl Pass<'_> {
             self.score_scale(),
         ];
         let kernel = self.by_cache(self.kernels.attention_prompt_f32, self.kernels.attention_prompt_f16);
-        self.launch(kernel, [self.sizes.prompt_blocks, 1, 1], [128, 1], 4 * 8 * config.head_dim, args)
+        self.launch(kernel, [self.work.sizes.prompt_blocks, 1, 1], [128, 1], 4 * 8 * config.head_dim, args)
     }
 }
 

@@ -30,6 +30,8 @@ mod model;
 mod plan;
 mod session;
 mod state;
+mod together;
+mod workspace;
 
 pub use device::CudaDevice;
 pub use error::{Error, Result};
@@ -37,3 +39,4 @@ pub use kernels::KernelSet;
 pub use model::CudaModel;
 pub use plan::MemoryPlan;
 pub use session::CudaSession;
+pub use together::CudaBatch;
