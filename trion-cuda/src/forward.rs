@@ -451,7 +451,7 @@ impl Together {
         for (i, (matrix, out, sink)) in products.enumerate() {
             let jobs = &mut together.jobs;
             together.tiles = matrix.cols.div_ceil(PIECE_COLS);
-            together.pair = matches!(sink, Sink::Relu2 | Sink::Silu);
+            together.pair = i == 1 && matches!(sink, Sink::Relu2 | Sink::Silu);
             if together.pair {
                 jobs.job[0].sink = sink as i32;
             } else {
