@@ -14,8 +14,11 @@ use crate::workspace::Workspace;
 const GEMM_TOKENS: usize = 17;
 /// Rows and tokens of such a tile; as in `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
-/// Tokens that the kernels for few tokens take together.
+/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, and the bytes of sums that a group of
+/// warps has there.
 const FEW: usize = 4;
+const TOKENS_AT_ONCE: usize = 8;
+const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
 /// Bytes of a row of activations that `prepare` keeps in shared memory, which it has 48 KiB of.
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
@@ -157,7 +160,7 @@ impl Pass<'_> {
                 return self.project_token(&together, first, source, norm);
             }
             self.prepare(first, source, norm, 0, self.batch)?;
-            return self.multiply_together(&together);
+            return self.multiply_together(&together, self.batch);
         }
         for (i, product) in products.iter().enumerate() {
             if i == 0 || !same_input(linear(&products[i - 1]), linear(product)) {
@@ -226,10 +229,7 @@ impl Pass<'_> {
         let Together { tiles, pieces, .. } = *together;
         let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
         let multiprocessors = self.model().device.multiprocessors();
-        let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
-        // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
-        let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
-        let blocks = pieces.div_ceil(groups * rounds);
+        let (groups, blocks) = project_shape(pieces, tiles, multiprocessors);
         let kernel = match (together.pair, groups * tiles <= PROJECT_WARPS) {
             (false, true) => kernels.project_rows,
             (false, false) => kernels.project_rows_wide,
@@ -253,29 +253,27 @@ impl Pass<'_> {
     }
 
     /// Products of plain ternary matrices that share an input, which is prepared, for few tokens.
-    fn multiply_together(&self, together: &Together) -> Result<()> {
-        let kernels = self.kernels;
-        let (kernel, few) = match (self.batch, together.pair) {
+    fn multiply_together(&self, together: &Together, tokens: usize) -> Result<()> {
+        let Together { jobs, tiles, pieces, pair } = *together;
+        let (kernels, multiprocessors) = (self.kernels, self.model().device.multiprocessors());
+        let (q, q_stride) = (self.at(Piece::Quantized), quantized_stride(self.config()) / 16);
+        let (scales, spans) = (self.at(Piece::Scales), self.work.sizes.spans);
+        let by_tensor_cores = if pair { kernels.ternary_tokens_pair } else { kernels.ternary_tokens };
+        if let Some(kernel) = by_tensor_cores.filter(|_| tokens > 1 && tiles <= WIDEST_ROW) {
+            let (jobs, units) = together.units();
+            let (groups, blocks) = project_shape(units, tiles, multiprocessors);
+            let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
+            let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
+            return self.launch(kernel, grid, [32, groups * tiles], groups * UNIT_SUMS, args);
+        }
+        let (kernel, few) = match (tokens, pair) {
             (1, false) => (kernels.ternary_gemv, 1),
             (1, true) => (kernels.ternary_gemv_pair, 1),
             (_, false) => (kernels.ternary_gemv_4, FEW),
             (_, true) => (kernels.ternary_gemv_pair_4, FEW),
         };
-        self.gemv(kernel, together, self.batch, few)
-    }
-
-    fn gemv(&self, kernel: Kernel, together: &Together, tokens: usize, few: usize) -> Result<()> {
-        let Together { jobs, tiles, pieces, .. } = *together;
-        let args = args![
-            jobs,
-            self.at(Piece::Quantized),
-            quantized_stride(self.config()) / 16,
-            self.at(Piece::Scales),
-            self.work.sizes.spans,
-            tiles,
-            tokens,
-        ];
-        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model().device.multiprocessors());
+        let args = args![jobs, q, q_stride, scales, spans, tiles, tokens];
+        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), multiprocessors);
         self.launch(kernel, [tokens.div_ceil(few), pieces, 1], [32, warps], 0, args)
     }
 
@@ -309,9 +307,7 @@ impl Pass<'_> {
                 return self.launch(kernels.ternary_gemm, grid, [128, 1], 0, args);
             }
             Kind::Multiply | Kind::Divide => {
-                let kernel = if tokens == 1 { kernels.ternary_gemv } else { kernels.ternary_gemv_4 };
-                let together = Together::new([(matrix, out, sink)].into_iter());
-                return self.gemv(kernel, &together, tokens, few);
+                return self.multiply_together(&Together::new([(matrix, out, sink)].into_iter()), tokens);
             }
             Kind::Groups => {
                 let args = args![
@@ -471,6 +467,30 @@ impl Together {
         }
         together
     }
+
+    /// The same for `kernels/tokens.cu`, and its number of units: two pieces of 8 rows of a matrix, or one of a pair.
+    fn units(&self) -> (Jobs, usize) {
+        let mut jobs = self.jobs;
+        if self.pair {
+            return (jobs, self.pieces);
+        }
+        let mut units = 0;
+        for (i, job) in self.jobs.job.iter().enumerate() {
+            if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
+                *begin = if job.rows > 0 { units as i32 } else { i32::MAX };
+            }
+            units += (job.rows as usize).div_ceil(2 * PIECE_ROWS);
+        }
+        (jobs, units)
+    }
+}
+
+/// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns.
+fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize) -> (usize, usize) {
+    let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
+    // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
+    let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
+    (groups, pieces.div_ceil(groups * rounds))
 }
 
 /// Whether two projections read the same prepared input.

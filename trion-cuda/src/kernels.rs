@@ -63,10 +63,11 @@ impl Drop for Module {
 }
 
 macro_rules! kernels {
-    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)*) => {
+    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)* only $only:literal: $($new:ident)*;) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
             $($(pub(crate) $kernel: Kernel,)*)*
+            $(pub(crate) $new: Option<Kernel>,)*
             /// Which of them these are.
             pub(crate) set: KernelSet,
             /// What they belong to.
@@ -85,7 +86,13 @@ macro_rules! kernels {
                     $($kernel = module.kernel(stringify!($kernel), waits)?;)*
                     modules.push(module);
                 })*
-                Ok(Kernels { $($($kernel,)*)* set, _modules: modules })
+                $(let mut $new = None;)*
+                if set == KernelSet::Sm90 {
+                    let module = Module::load(context, include_str!(concat!("../ptx/", $only)))?;
+                    $($new = Some(module.kernel(stringify!($new), true)?);)*
+                    modules.push(module);
+                }
+                Ok(Kernels { $($($kernel,)*)* $($new,)* set, _modules: modules })
             }
         }
     };
@@ -115,6 +122,7 @@ kernels! {
     "sm_61/rotate.ptx": rotate_f32 rotate_f16;
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
+    only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 
 /// One matrix of a launch; as `Job` in `kernels/jobs.cuh`.

@@ -108,12 +108,7 @@ impl Sizes {
 
     /// What a batch of tokens goes through, whosever they are; how many have logits, and how many sessions take one step
     /// at once.
-    fn scratch(
-        config: &Config,
-        [batch, rows, sessions]: [usize; 3],
-        context: usize,
-        multiprocessors: usize,
-    ) -> Self {
+    fn scratch(config: &Config, [batch, rows, sessions]: [usize; 3], context: usize, multiprocessors: usize) -> Self {
         let spans = match config.activation_group {
             0 => 1,
             group => config.widest_input().div_ceil(group),

@@ -27,7 +27,8 @@ impl CudaBatch {
     /// [`crate::Error::Memory`] if it does not fit, [`crate::Error::Driver`].
     pub fn new(model: &CudaModel, max_sessions: usize, max_context: usize) -> Result<Self> {
         let config = model.config();
-        let most = [("sessions", max_sessions, MOST_SESSIONS), ("context", max_context, config.max_position_embeddings)];
+        let most =
+            [("sessions", max_sessions, MOST_SESSIONS), ("context", max_context, config.max_position_embeddings)];
         for (field, found, limit) in most {
             if found == 0 || found > limit {
                 return Err(CoreError::Options { field, found, limit }.into());
