@@ -9,10 +9,11 @@
 // Rows of a unit of work: two pieces of 8 rows, of a matrix, or with PAIR one of gate and one of up.
 #define ROWS 16
 
-// d += a * b: lane 4 g + c has rows g and g + 8 of a and token g of b, columns 4 c to 4 c + 3 and those 16 further on, and
-// of d rows g and g + 8, tokens 2 c and 2 c + 1.
+// d += a * b: lane 4 g + c has rows g and g + 8 of a and token g of b, columns 4 c to 4 c + 3 and those 16 further on,
+// and of d rows g and g + 8, tokens 2 c and 2 c + 1.
 DEVICE void multiply(int (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, int b0, int b1) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
@@ -62,7 +63,8 @@ DEVICE void tokens_product(const Jobs& jobs, int count, const int4* q, int q_str
         for (int k = 0; k < DEPTH; k++) {
             int unit = first + group + k * stride;
             if (unit < count) {
-                const u32 a[4] = {w[k].x, w[k].y, w[k].z, w[k].w}, b[4] = {other[k].x, other[k].y, other[k].z, other[k].w};
+                const u32 a[4] = {w[k].x, w[k].y, w[k].z, w[k].w};
+                const u32 b[4] = {other[k].x, other[k].y, other[k].z, other[k].w};
                 int d[4] = {};
 #pragma unroll
                 for (int j = 0; j < 4; j++) {

@@ -5,7 +5,7 @@ use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 use crate::error::Result;
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
-use crate::memory::{ARGMAX_BLOCKS, Piece};
+use crate::memory::{ARGMAX_BLOCKS, ATTENTION_HEADS, Piece};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
 use crate::workspace::Workspace;
@@ -23,7 +23,7 @@ const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const PREPARE_THREADS: usize = 512;
-/// Columns that a block of threads of a token's attention makes; `COLUMNS` in `kernels/attention_token.cu`.
+/// Columns that a block of threads of a token's attention makes at once; `COLUMNS` in `kernels/attention_token.cu`.
 const ATTENTION_COLUMNS: usize = 8;
 /// Threads of such a block; `THREADS` there.
 const ATTENTION_THREADS: usize = 256;
@@ -285,9 +285,7 @@ impl Pass<'_> {
             (quantized_stride(config) / 16, self.work.sizes.spans, matrix.cols.div_ceil(PIECE_COLS));
         let (weights, rows, pieces) = (matrix.weights, matrix.rows, matrix.rows.div_ceil(PIECE_ROWS));
         let divide = matrix.kind == Kind::Divide;
-        let few = if tokens == 1 { 1 } else { FEW };
-        let float = |one, some| if tokens == 1 { one } else { some };
-        let kernel = match matrix.kind {
+        let by_tokens = match matrix.kind {
             Kind::Multiply | Kind::Divide if tokens >= GEMM_TOKENS => {
                 let args = args![
                     weights,
@@ -326,10 +324,15 @@ impl Pass<'_> {
                 ];
                 return self.launch(kernels.ternary_groups, [pieces, tokens, 1], [128, 1], 0, args);
             }
-            Kind::F32 => float(kernels.float_product_f32, kernels.float_product_f32_4),
-            Kind::F16 => float(kernels.float_product_f16, kernels.float_product_f16_4),
-            Kind::Bf16 => float(kernels.float_product_bf16, kernels.float_product_bf16_4),
-            Kind::I8 => float(kernels.float_product_i8, kernels.float_product_i8_4),
+            Kind::F32 => [kernels.float_product_f32, kernels.float_product_f32_4, kernels.float_product_f32_8],
+            Kind::F16 => [kernels.float_product_f16, kernels.float_product_f16_4, kernels.float_product_f16_8],
+            Kind::Bf16 => [kernels.float_product_bf16, kernels.float_product_bf16_4, kernels.float_product_bf16_8],
+            Kind::I8 => [kernels.float_product_i8, kernels.float_product_i8_4, kernels.float_product_i8_8],
+        };
+        let (kernel, at_once) = match tokens {
+            1 => (by_tokens[0], 1),
+            2..=4 => (by_tokens[1], 4),
+            _ => (by_tokens[2], 8),
         };
         let args = args![
             weights,
@@ -342,7 +345,7 @@ impl Pass<'_> {
             sink as i32,
             tokens,
         ];
-        self.launch(kernel, [tokens.div_ceil(few), rows.div_ceil(32), 1], [256, 1], 0, args)
+        self.launch(kernel, [tokens.div_ceil(at_once), rows.div_ceil(32), 1], [256, 1], 0, args)
     }
 
     /// The kernel for the cache's number format.
@@ -399,8 +402,12 @@ impl Pass<'_> {
             self.at(Piece::Query),
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
-        let grid = [parts, config.head_dim.div_ceil(ATTENTION_COLUMNS), rows];
-        self.launch(kernel, grid, [ATTENTION_THREADS, 1], 0, args)
+        // A block of threads takes several pieces of columns where there are enough blocks, as it makes weights once.
+        let all = config.head_dim.div_ceil(ATTENTION_COLUMNS);
+        let blocks = (2 * self.model().device.multiprocessors()).div_ceil(parts * rows);
+        let each = all.div_ceil(blocks);
+        let sums = 4 * each * ATTENTION_HEADS * ATTENTION_COLUMNS;
+        self.launch(kernel, [parts, all.div_ceil(each), rows], [ATTENTION_THREADS, 1], sums, args)
     }
 
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {

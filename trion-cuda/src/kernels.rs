@@ -113,8 +113,9 @@ kernels! {
     "sm_61/attention_token.ptx" and "sm_90/attention_token.ptx": attention_scores_f32 attention_scores_f16
         attention_outputs_f32 attention_outputs_f16;
     "sm_61/embed.ptx" and "sm_90/embed.ptx": begin embed;
-    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f16
-        float_product_f16_4 float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
+    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f32_8
+        float_product_f16 float_product_f16_4 float_product_f16_8 float_product_bf16 float_product_bf16_4
+        float_product_bf16_8 float_product_i8 float_product_i8_4 float_product_i8_8;
     "sm_61/gemm.ptx": ternary_gemm;
     "sm_61/prepare.ptx" and "sm_90/prepare.ptx": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14
         prepare_row_20;

@@ -18,7 +18,7 @@ const SCALE_BYTES: usize = 8;
 /// Positions that a block of threads scores at once; `CHUNK` in `kernels/attention_token.cu`.
 const CHUNK: usize = 32;
 /// Query heads that such a block takes together; `HEADS` there.
-const HEADS: usize = 4;
+pub(crate) const ATTENTION_HEADS: usize = 4;
 
 /// Bytes of every piece.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +114,7 @@ impl Sizes {
             group => config.widest_input().div_ceil(group),
         };
         let group = config.num_attention_heads / config.num_key_value_heads;
-        let parts = group.div_ceil(HEADS) * config.num_key_value_heads;
+        let parts = group.div_ceil(ATTENTION_HEADS) * config.num_key_value_heads;
         // Twice as many blocks of threads as there are multiprocessors.
         let most = (2 * multiprocessors).div_ceil(parts * sessions);
         let mut sizes = Sizes {
