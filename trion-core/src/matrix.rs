@@ -206,53 +206,90 @@ impl Matrix<'_> {
         }
     }
 
-    /// Calls `sink(token, y)` with the products of the rows of tile `tile`, for every token of `input`.
+    /// Calls `sink(input, token, y)` with the products of the rows of tile `tile`, for every token of each of `inputs`.
     #[inline(always)]
     pub(crate) fn tile_products<S: Simd>(
         &self,
         simd: S,
         tile: usize,
-        input: &Input<'_>,
-        mut sink: impl FnMut(usize, &[f32; TILE_ROWS]),
+        inputs: &[Input<'_>],
+        mut sink: impl FnMut(usize, usize, &[f32; TILE_ROWS]),
     ) {
-        let mut token = 0;
-        while token < input.tokens {
+        let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
+        let mut next = Place { input: 0, token: 0 };
+        while left > 0 {
             // Eight tokens keep every register busy; a token's bits do not depend on how many go together.
-            token += match input.tokens - token {
-                8.. => self.some_products::<S, 8>(simd, tile, input, token, &mut sink),
-                4.. => self.some_products::<S, 4>(simd, tile, input, token, &mut sink),
-                2.. => self.some_products::<S, 2>(simd, tile, input, token, &mut sink),
-                _ => self.some_products::<S, 1>(simd, tile, input, token, &mut sink),
+            left -= match left {
+                8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, &mut sink),
+                4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, &mut sink),
+                2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, &mut sink),
+                _ => self.some_products::<S, 1>(simd, tile, inputs, &mut next, &mut sink),
             };
         }
     }
 
-    /// [`Matrix::tile_products`] for tokens `first` to `first + T - 1`; gives T.
+    /// [`Matrix::tile_products`] for the T tokens that begin at `next`, which moves on; gives T.
     #[inline(always)]
     fn some_products<S: Simd, const T: usize>(
         &self,
         simd: S,
         tile: usize,
-        input: &Input<'_>,
-        first: usize,
-        sink: &mut impl FnMut(usize, &[f32; TILE_ROWS]),
+        inputs: &[Input<'_>],
+        next: &mut Place,
+        sink: &mut impl FnMut(usize, usize, &[f32; TILE_ROWS]),
     ) -> usize {
         let mut y = [[0.0; TILE_ROWS]; T];
-        let tokens: [usize; T] = core::array::from_fn(|t| first + t);
+        let places: [Place; T] = core::array::from_fn(|_| next.step(inputs));
         match self {
             Matrix::Ternary(m) => {
-                m.tile_product(simd, tile, tokens.map(|t| input.q(t)), tokens.map(|t| input.scales(t)), &mut y);
+                let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
+                m.tile_product(simd, tile, q, scales, &mut y);
             }
-            Matrix::Float(m) => m.tile_product(simd, tile, tokens.map(|t| input.x(t)), &mut y),
+            Matrix::Float(m) => m.tile_product(simd, tile, places.map(|place| place.x(inputs)), &mut y),
         }
-        for (t, y) in tokens.into_iter().zip(&y) {
-            sink(t, y);
+        for (place, y) in places.into_iter().zip(&y) {
+            sink(place.input, place.token, y);
         }
         T
     }
 }
 
-/// A batch of activations: as floats `[tokens, cols]`, and quantised.
+/// A token of one of several inputs.
+#[derive(Clone, Copy)]
+struct Place {
+    input: usize,
+    token: usize,
+}
+
+impl Place {
+    /// The first token from here on; the place moves behind it.
+    #[inline(always)]
+    fn step(&mut self, inputs: &[Input<'_>]) -> Self {
+        while inputs.get(self.input).is_some_and(|input| input.tokens <= self.token) {
+            *self = Place { input: self.input + 1, token: 0 };
+        }
+        let here = *self;
+        self.token += 1;
+        here
+    }
+
+    #[inline(always)]
+    fn x<'a>(self, inputs: &'a [Input<'_>]) -> &'a [f32] {
+        inputs.get(self.input).map_or(&[], |input| input.x(self.token))
+    }
+
+    #[inline(always)]
+    fn q<'a>(self, inputs: &'a [Input<'_>]) -> &'a [i8] {
+        inputs.get(self.input).map_or(&[], |input| input.q(self.token))
+    }
+
+    #[inline(always)]
+    fn scales<'a>(self, inputs: &'a [Input<'_>]) -> &'a [ActivationScale] {
+        inputs.get(self.input).map_or(&[], |input| input.scales(self.token))
+    }
+}
+
+/// A session's batch of activations: as floats `[tokens, cols]`, and quantised.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     /// Rows.

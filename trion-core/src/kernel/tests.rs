@@ -33,7 +33,7 @@ impl Random {
 
 struct Products<'a> {
     matrix: &'a Matrix<'a>,
-    input: &'a Input<'a>,
+    inputs: &'a [Input<'a>],
     /// `[tokens, tiles * 32]`.
     out: &'a mut [f32],
 }
@@ -45,7 +45,8 @@ impl Op for Products<'_> {
     fn run<S: Simd>(self, simd: S) {
         let stride = self.matrix.tiles() * TILE_ROWS;
         for tile in 0..self.matrix.tiles() {
-            self.matrix.tile_products(simd, tile, self.input, |token, y| {
+            self.matrix.tile_products(simd, tile, self.inputs, |input, token, y| {
+                let token = token + self.inputs[..input].iter().map(|input| input.tokens).sum::<usize>();
                 self.out[token * stride + tile * TILE_ROWS..][..TILE_ROWS].copy_from_slice(y);
             });
         }
@@ -81,10 +82,19 @@ fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut
             }
         }
         let input = Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
+        // Tokens of three sessions, of which one has none.
+        let cut = tokens / 3;
+        let (q, rest_q) = quantized.split_at(cut * q_stride);
+        let (scales, rest_scales) = scales.split_at(cut);
+        let inputs = [
+            Input { tokens: cut, q, scales, ..input },
+            Input { tokens: 0, q: &[], scales: &[], ..input },
+            Input { tokens: tokens - cut, q: rest_q, scales: rest_scales, ..input },
+        ];
         for kernel in Kernel::available() {
             let stride = rows.next_multiple_of(TILE_ROWS);
             let mut out = vec![f32::NAN; tokens * stride];
-            kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+            kernel.run(Products { matrix: &matrix.into(), inputs: &inputs, out: &mut out });
             for t in 0..tokens {
                 let found = &out[t * stride..][..rows];
                 assert_eq!(found, &expected[t * rows..][..rows], "{rows} x {cols}, token {t}, {:?}", kernel.isa());
@@ -158,7 +168,7 @@ fn group_scales_apply_to_their_columns() {
             spans: groups,
         };
         let mut out = vec![0.0; rows.next_multiple_of(TILE_ROWS)];
-        kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+        kernel.run(Products { matrix: &matrix.into(), inputs: &[input], out: &mut out });
         assert_eq!(&out[..rows], &expected[..], "{:?}", kernel.isa());
     }
 }
@@ -243,7 +253,7 @@ fn float_products_follow_the_contract_in_every_format() {
             let input = Input { tokens, x: &x, x_stride: cols, cols, q: &[], q_stride: 0, scales: &[], spans: 0 };
             for kernel in Kernel::available() {
                 let mut out = vec![0.0; tokens * 64];
-                kernel.run(Products { matrix: &matrix, input: &input, out: &mut out });
+                kernel.run(Products { matrix: &matrix, inputs: &[input], out: &mut out });
                 for t in 0..tokens {
                     for r in 0..rows {
                         let expected = dot(&weights[r * cols..][..cols], &x[t * cols..][..cols]) * row_scales[r];
