@@ -206,24 +206,24 @@ impl Matrix<'_> {
         }
     }
 
-    /// Calls `sink(input, token, y)` with the products of the rows of tile `tile`, for every token of each of `inputs`.
+    /// Hands the products of the rows of tile `tile` to `outputs`, for every token of each of `inputs`.
     #[inline(always)]
     pub(crate) fn tile_products<S: Simd>(
         &self,
         simd: S,
         tile: usize,
         inputs: &[Input<'_>],
-        mut sink: impl FnMut(usize, usize, &[f32; TILE_ROWS]),
+        outputs: &mut impl Outputs,
     ) {
         let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
         let mut next = Place { input: 0, token: 0 };
         while left > 0 {
             // Eight tokens keep every register busy; a token's bits do not depend on how many go together.
             left -= match left {
-                8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, &mut sink),
-                4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, &mut sink),
-                2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, &mut sink),
-                _ => self.some_products::<S, 1>(simd, tile, inputs, &mut next, &mut sink),
+                8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, outputs),
+                4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, outputs),
+                2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, outputs),
+                _ => self.some_products::<S, 1>(simd, tile, inputs, &mut next, outputs),
             };
         }
     }
@@ -236,7 +236,7 @@ impl Matrix<'_> {
         tile: usize,
         inputs: &[Input<'_>],
         next: &mut Place,
-        sink: &mut impl FnMut(usize, usize, &[f32; TILE_ROWS]),
+        outputs: &mut impl Outputs,
     ) -> usize {
         let mut y = [[0.0; TILE_ROWS]; T];
         let places: [Place; T] = core::array::from_fn(|_| next.step(inputs));
@@ -248,10 +248,16 @@ impl Matrix<'_> {
             Matrix::Float(m) => m.tile_product(simd, tile, places.map(|place| place.x(inputs)), &mut y),
         }
         for (place, y) in places.into_iter().zip(&y) {
-            sink(place.input, place.token, y);
+            outputs.take(simd, place.input, place.token, y);
         }
         T
     }
+}
+
+/// What becomes of a tile's products. No closure, since the compiler does not give one the features of its kernel.
+pub(crate) trait Outputs {
+    /// Takes the products `y` of the tile's rows with token `token` of input `input`. To be `#[inline(always)]`.
+    fn take<S: Simd>(&mut self, simd: S, input: usize, token: usize, y: &[f32; TILE_ROWS]);
 }
 
 /// A token of one of several inputs.

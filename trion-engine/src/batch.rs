@@ -8,8 +8,8 @@ use crate::session::Session;
 /// Sessions of one model, for calls that advance them together: each weight is read once for the tokens of all. See
 /// [`CoreBatch`], which this is for sessions that own their memory.
 ///
-/// A batch keeps nothing of its own: make one for each call, from whichever sessions have something to compute. Nothing
-/// is allocated. Logits are those that each session would give alone, bit for bit.
+/// A batch is a list for one call and keeps nothing of its own: take whichever sessions there are. Nothing is allocated.
+/// Logits are those that each session would give alone, bit for bit.
 ///
 /// ```no_run
 /// use trion_engine::{Batch, Model, Pool, Session, SessionOptions};
@@ -48,7 +48,7 @@ impl<'s> Batch<'s> {
         Batch { core: CoreBatch::new() }
     }
 
-    /// Adds a session, which stays borrowed as long as the batch is used.
+    /// Adds a session, which stays borrowed until the batch has advanced.
     ///
     /// # Errors
     /// [`Error::Core`](crate::Error::Core) for a session of another model than those before it, of which clones are the
@@ -62,12 +62,7 @@ impl<'s> Batch<'s> {
     ///
     /// # Errors
     /// [`Error::Core`](crate::Error::Core) if no session has tokens to compute or logits; nothing has changed.
-    pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress> {
+    pub fn advance(self, budget: usize, parallel: &dyn Parallel) -> Result<Progress> {
         Ok(self.core.advance(budget, parallel)?)
-    }
-
-    /// See [`CoreBatch::spent`].
-    pub fn spent(&self) -> usize {
-        self.core.spent()
     }
 }

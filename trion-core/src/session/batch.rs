@@ -20,8 +20,8 @@ pub(super) struct Member<'s> {
     pub(super) counts: &'s mut Counts,
     /// Units of the stage under way that the session computes next.
     pub(super) units: Range<usize>,
-    /// Row-blocks that each of them costs.
-    pub(super) cost: usize,
+    /// Units of that stage, and the row-blocks that each costs.
+    pub(super) extent: (usize, usize),
 }
 
 impl<'s> From<&'s mut Session<'_, '_>> for Member<'s> {
@@ -33,14 +33,14 @@ impl<'s> From<&'s mut Session<'_, '_>> for Member<'s> {
             memory: session.memory.reborrow(),
             counts: &mut session.counts,
             units: 0..0,
-            cost: 0,
+            extent: (0, 0),
         }
     }
 }
 
 /// Sessions of one model, for calls that advance them together: each weight is read once for the tokens of all.
 ///
-/// A batch is a list of borrowed sessions and keeps nothing of its own, so make one for each call. Where a session stands
+/// A batch is a list of borrowed sessions for one call, and keeps nothing of its own. Where a session stands
 /// lies in the session, and so do its tokens, its cache, its scratch memory and its logits: between two calls
 /// any of them may be pushed to, rewound, forked, saved, loaded, dropped, advanced alone or with others. All
 /// logits are those that the session would give alone, bit for bit.
@@ -80,7 +80,7 @@ impl<'s> Batch<'s> {
         Batch { members: PerSession::new() }
     }
 
-    /// Adds a session, which stays borrowed as long as the batch is used.
+    /// Adds a session, which stays borrowed until the batch has advanced.
     ///
     /// # Errors
     /// [`Error::OtherModel`] if the sessions before it were made with another [`Model`] value, which a copy of a model is
@@ -99,6 +99,7 @@ impl<'s> Batch<'s> {
     /// smallest possible step beyond, and gives [`Progress::Ready`] once no session has any left. A session without
     /// tokens to compute takes no part. A session whose tokens are computed has its logits at once, even while others
     /// have not: look at [`Session::logits`] of each.
+    /// [`Session::spent`] of each is its share of the budget.
     ///
     /// Sessions with tokens begin together, each with at most its `max_batch` tokens, and the next of a longer prompt
     /// follow when all have come through the model; so does a session that comes in between. Sessions that have come
@@ -109,15 +110,10 @@ impl<'s> Batch<'s> {
     ///
     /// # Errors
     /// [`Error::NoTokens`] if no session has tokens to compute or logits; nothing has changed.
-    pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
+    pub fn advance(mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress, Error> {
         if !self.members.iter().any(|member| member.counts.has_work() || member.counts.is_ready()) {
             return Err(Error::NoTokens);
         }
         Ok(forward(&mut self.members, budget, parallel, None))
-    }
-
-    /// Row-blocks that the last call of [`Batch::advance`] took, of all sessions; [`Session::spent`] gives the share of each.
-    pub fn spent(&self) -> usize {
-        self.members.iter().fold(0, |sum, member| sum.saturating_add(member.counts.spent))
     }
 }

@@ -193,9 +193,21 @@ pub(super) fn forward(
     Progress::Ready
 }
 
-/// Whether a batch is under way in any of the sessions. If there was none, one begins in each that has tokens to compute:
-/// all of them together, so that the weights are read once for all.
+/// Ends the batches that have come through the model. Gives whether one is under way in any of the sessions then; if there
+/// was none, one begins in each that has tokens to compute: all of them together, so that the weights are read once for
+/// all.
 fn begin(members: &mut [Member<'_>]) -> bool {
+    for member in &mut *members {
+        let rows = member.counts.rows(member.options);
+        // Beyond the last stage is a batch whose logits are no longer wanted, since more tokens were pushed.
+        if rows.tokens > 0 && member.counts.cursor.stage >= rows.stages(member.model) {
+            member.counts.done += rows.tokens;
+            member.counts.cursor = Cursor::IDLE;
+            if member.counts.done == member.counts.len {
+                member.counts.logits_rows = rows.logits;
+            }
+        }
+    }
     if members.iter().any(|member| member.counts.cursor != Cursor::IDLE) {
         return true;
     }
@@ -218,26 +230,27 @@ fn assign(
     limit: usize,
     mut budget: usize,
 ) -> bool {
-    let mut all_units = 0;
-    let mut assigned = 0;
-    let together: usize =
-        group.iter().map(|member| member.counts.rows(member.options).extent(model, layer, stage).1).sum();
+    let mut together = 0;
+    for member in &mut *group {
+        member.extent = member.counts.rows(member.options).extent(model, layer, stage);
+        together += member.extent.1;
+    }
+    let (mut left, mut assigned) = (0, 0);
     for member in group {
-        let (units, alone) = member.counts.rows(member.options).extent(model, layer, stage);
+        let (units, alone) = member.extent;
         let cost = if stage.shares_units() { together } else { alone };
         let from = member.counts.cursor.unit;
         // The last unit may cost more than what is left: every call spends its budget, and a small one gets on.
         let affordable = budget.div_ceil(cost.max(1));
         let to = units.min(limit).min(from.saturating_add(affordable));
         member.units = from..to;
-        member.cost = alone;
-        all_units += units - from;
+        left += units - from;
         assigned += to - from;
         if !stage.shares_units() {
             budget = budget.saturating_sub((to - from).saturating_mul(alone));
         }
     }
-    assigned > 0 || all_units == 0
+    assigned > 0 || left == 0
 }
 
 impl Member<'_> {
@@ -252,26 +265,19 @@ impl Member<'_> {
         stage: Stage,
         observer: &mut Option<&mut dyn FnMut(Observation<'_>)>,
     ) -> usize {
-        let spent = self.units.len().saturating_mul(self.cost);
+        let (units, cost) = self.extent;
+        let spent = self.units.len().saturating_mul(cost);
         self.counts.spent = self.counts.spent.saturating_add(spent);
         self.counts.cursor.unit = self.units.end;
-        let rows = self.counts.rows(self.options);
-        let (units, _) = rows.extent(self.model, layer, stage);
         if self.units.end < units {
             return spent;
         }
+        let rows = self.counts.rows(self.options);
         if let Some(observer) = observer.as_deref_mut().filter(|_| units > 0) {
             self.observe(layer, stage, &rows, observer);
         }
         self.counts.cursor.stage += 1;
         self.counts.cursor.unit = 0;
-        if self.counts.cursor.stage == rows.stages(self.model) {
-            self.counts.done += rows.tokens;
-            self.counts.cursor = Cursor::IDLE;
-            if self.counts.done == self.counts.len {
-                self.counts.logits_rows = rows.logits;
-            }
-        }
         spent
     }
 }

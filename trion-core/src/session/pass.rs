@@ -10,7 +10,7 @@ use crate::kernel::bands::{Bands, PerSession, Tile, for_each_band, for_each_tile
 use crate::kernel::{CacheFormat, Kernel, Op, Simd};
 use crate::kv_cache::{Cache, KvCache};
 use crate::layer::{Attention, RmsNorm, activate, rotary_tables, rotate, scores_len};
-use crate::matrix::{Input, Linear, Matrix};
+use crate::matrix::{Input, Linear, Matrix, Outputs};
 use crate::model::{Layer, LayerNorm, Model, Projection};
 use crate::parallel::Parallel;
 use crate::quant::Quantize;
@@ -175,7 +175,7 @@ impl Pass<'_, '_> {
         }
         let kernel = self.kernel;
         for_each_tile(self.parallel, tiles, &mut outputs, |tile, out| {
-            kernel.run(Product { matrix, tile, inputs: &inputs, out, sink });
+            kernel.run(Product { matrix, tile, inputs: &inputs, out: TileOutputs { out, sink } });
         });
     }
 
@@ -285,11 +285,15 @@ enum Sink {
     Activate(Activation),
 }
 
-/// The outputs of one tile for every token.
+/// The product of one tile for every token.
 struct Product<'a, 'o> {
     matrix: &'a Matrix<'a>,
     tile: usize,
     inputs: &'a [Input<'a>],
+    out: TileOutputs<'o>,
+}
+
+struct TileOutputs<'o> {
     out: Tile<'o, f32>,
     sink: Sink,
 }
@@ -299,14 +303,19 @@ impl Op for Product<'_, '_> {
 
     #[inline(always)]
     fn run<S: Simd>(mut self, simd: S) {
-        self.matrix.tile_products(simd, self.tile, self.inputs, |session, token, y| {
-            let out = self.out.row(session, token);
-            match self.sink {
-                Sink::Store => out.iter_mut().zip(y).for_each(|(out, y)| *out = *y),
-                Sink::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
-                Sink::Activate(activation) => activate(simd, activation, out, y),
-            }
-        });
+        self.matrix.tile_products(simd, self.tile, self.inputs, &mut self.out);
+    }
+}
+
+impl Outputs for TileOutputs<'_> {
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, simd: S, session: usize, token: usize, y: &[f32; TILE_ROWS]) {
+        let out = self.out.row(session, token);
+        match self.sink {
+            Sink::Store => out.iter_mut().zip(y).for_each(|(out, y)| *out = *y),
+            Sink::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
+            Sink::Activate(activation) => activate(simd, activation, out, y),
+        }
     }
 }
 
