@@ -112,10 +112,11 @@ fn kernels_threads_order_and_budgets_change_no_bit() {
                         break;
                     }
                     let spent: usize = sessions.iter().map(Session::spent).sum();
-                    assert!(spent >= budget, "a call that does not finish spends its budget");
+                    // At most a tile of numbers of 32 bits beyond, for the 43 tokens that go through it together.
+                    assert!((budget..budget + 8 * 43).contains(&spent), "{spent} of {budget}");
                     calls += 1;
                 }
-                assert!((budget == usize::MAX) == (calls == 1), "{calls} calls");
+                assert!(if budget == usize::MAX { calls == 1 } else { budget > 50 || calls > 20 }, "{calls} calls");
                 for ((session, expected), role) in sessions.iter().zip(&expected).zip(ROLES) {
                     let what = (name, kernel.isa(), pool.threads(), budget, role);
                     assert_eq!(&bits(session), expected, "{what:?}");
