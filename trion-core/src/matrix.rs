@@ -135,8 +135,15 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
                 *sum = sum.add(w.mul(simd.load(x)));
             }
         }
-        for (y, sum) in y.iter_mut().zip(sums) {
-            y[r] = simd.sum(sum);
+        let (fours, rest) = sums.as_chunks::<4>();
+        let (y_fours, y_rest) = y.as_chunks_mut::<4>();
+        for (y, sums) in y_fours.iter_mut().zip(fours) {
+            for (y, sum) in y.iter_mut().zip(simd.sums(*sums)) {
+                y[r] = sum;
+            }
+        }
+        for (y, sum) in y_rest.iter_mut().zip(rest) {
+            y[r] = simd.sum(*sum);
         }
     }
 }

@@ -380,6 +380,12 @@ impl Op for LoadAll<'_> {
             simd.store(v.abs().max(S::V::splat(0.5)).min(S::V::splat(9.0)), &mut lanes);
             all.extend_from_slice(&lanes);
             all.push(simd.sum(v));
+            let others = [v, v.mul(v), v.add(S::V::splat(0.5)), v.abs()];
+            let sums = simd.sums(others);
+            all.extend(sums);
+            for (sum, v) in sums.into_iter().zip(others) {
+                assert_eq!(sum.to_bits(), simd.sum(v).to_bits());
+            }
             let mut half = [0; LANES];
             simd.store_f16(v, &mut half);
             all.extend(half.map(f32::from));

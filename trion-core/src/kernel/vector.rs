@@ -85,6 +85,12 @@ pub(crate) trait Simd: Copy {
     fn store_rounded(self, v: Self::V, to: &mut [i8; LANES]);
     /// The sum of the lanes, folded in halves: 16, 8, 4, 2, 1.
     fn sum(self, v: Self::V) -> f32;
+    /// [`Simd::sum`] of each of four.
+    #[inline(always)]
+    fn sums(self, v: [Self::V; 4]) -> [f32; 4] {
+        let [a, b, c, d] = v;
+        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
     /// The largest lane, folded in the same way.
     fn largest(self, v: Self::V) -> f32;
 
