@@ -122,6 +122,7 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
         let (chunks, tail) = row.as_chunks::<LANES>();
         let mut sums = [S::V::splat(0.0); T];
         for (i, chunk) in chunks.iter().enumerate() {
+            simd.prefetch(chunk);
             let w = F::load(simd, chunk);
             for (sum, (x, _)) in sums.iter_mut().zip(x) {
                 if let Some(x) = x.get(i) {

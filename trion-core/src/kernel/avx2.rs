@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector};
 use crate::numeric::{LANES, ROUND};
 use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
@@ -213,6 +213,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+        // SAFETY: a hint, which reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+    }
+
+    #[inline(always)]
     fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for four tokens.
         let (fours, rest) = x.as_chunks::<4>();
@@ -253,6 +260,10 @@ impl<const VNNI: bool> Avx2<VNNI> {
                 let mut narrow = [[_mm256_setzero_si256(); G]; T];
                 for b in from..to {
                     let weights = tile.as_ptr().add(b * BLOCK_BYTES + 32 * first);
+                    if first == 0 {
+                        self.prefetch(&*weights);
+                        self.prefetch(&*weights.add(64));
+                    }
                     let mut packed = [_mm256_setzero_si256(); G];
                     for (g, packed) in packed.iter_mut().enumerate() {
                         *packed = _mm256_loadu_si256(weights.add(32 * g).cast());

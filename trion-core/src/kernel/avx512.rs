@@ -5,7 +5,7 @@
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector};
 use crate::numeric::LANES;
 use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
@@ -193,6 +193,13 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+        // SAFETY: a hint, which reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+    }
+
+    #[inline(always)]
     fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
         // SAFETY: block b < blocks lies within `tile` (128 bytes each) and within every x (16 bytes each); each store
@@ -205,6 +212,8 @@ impl Simd for Avx512 {
                 let weights = tile.as_ptr().add(b * BLOCK_BYTES);
                 let mut packed_low = _mm512_loadu_si512(weights.cast());
                 let mut packed_high = _mm512_loadu_si512(weights.add(64).cast());
+                self.prefetch(&*weights);
+                self.prefetch(&*weights.add(64));
                 for j in 0..4 {
                     let codes_low = _mm512_and_si512(packed_low, low_bits);
                     let codes_high = _mm512_and_si512(packed_high, low_bits);
