@@ -176,7 +176,7 @@ fn logits_are_there_as_soon_as_a_session_has_come_through() {
     assert_eq!(bits(&sessions[1]), long.alone(&model));
 }
 
-/// SplitMix64: the tests' choices.
+/// `SplitMix64`: the tests' choices.
 struct Random(u64);
 
 impl Random {

@@ -177,7 +177,7 @@ pub(crate) fn for_each_band<'p, A: Cut + 'p, B: Cut + 'p, C: Cut + 'p>(
     task: impl Fn(usize, usize, (A::Piece<'p>, B::Piece<'p>, C::Piece<'p>)) + Sync,
 ) {
     let (a, b, c): (&'p A, &'p B, &'p C) = (matrices.0, matrices.1, matrices.2);
-    let total = tasks.iter().map(|tasks| tasks.len()).sum();
+    let total = tasks.iter().map(Range::len).sum();
     run_tasks(parallel, 0..total, &|mut number| {
         for (session, tasks) in tasks.iter().enumerate() {
             if number < tasks.len() {
