@@ -135,6 +135,20 @@ fn all_logits_are_those_of_each_last_token() {
 }
 
 #[test]
+fn all_logits_are_there_for_tokens_pushed_on_the_way() {
+    let model = model("all_logits_are_there_for_tokens_pushed_on_the_way", "bitnet_offline");
+    let all = SessionOptions { logits: Logits::All, ..options(CacheType::F32, 8) };
+    let mut session = Session::new(&model, all).unwrap();
+    let expected = bits(Some(session.evaluate(&[1, 2, 3, 4, 5], &Serial).unwrap()));
+    session.rewind(0).unwrap();
+    session.push(&[1, 2, 3]).unwrap();
+    assert_eq!(session.advance(50, &Serial).unwrap(), Progress::More);
+    session.push(&[4, 5]).unwrap();
+    assert_eq!(session.advance(usize::MAX, &Serial).unwrap(), Progress::Ready);
+    assert_eq!(bits(session.logits()), expected);
+}
+
+#[test]
 fn fork_rewind_save_and_load_change_no_bit() {
     let pool = Pool::new(2).unwrap();
     for name in GOLDEN {

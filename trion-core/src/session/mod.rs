@@ -166,6 +166,10 @@ impl<'m, 'b> Session<'m, 'b> {
         if self.options.logits == Logits::All && found - self.counts.done > self.options.max_batch {
             return Err(Error::BatchOverflow { found: found - self.counts.done, limit: self.options.max_batch });
         }
+        if self.options.logits == Logits::All {
+            // A batch under way gives logits for its own tokens only: it is begun again, with these.
+            self.counts.cursor = Cursor::IDLE;
+        }
         self.memory.tokens[self.counts.len..found].copy_from_slice(tokens);
         self.counts.len = found;
         Ok(())
