@@ -229,7 +229,8 @@ impl Pass<'_> {
         let Together { tiles, pieces, .. } = *together;
         let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
         let multiprocessors = self.model().device.multiprocessors();
-        let (groups, blocks) = project_shape(pieces, tiles, multiprocessors);
+        // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
+        let (groups, blocks) = project_shape(pieces, tiles, multiprocessors, PROJECT_ROUNDS);
         let kernel = match (together.pair, groups * tiles <= PROJECT_WARPS) {
             (false, true) => kernels.project_rows,
             (false, false) => kernels.project_rows_wide,
@@ -261,7 +262,7 @@ impl Pass<'_> {
         let by_tensor_cores = if pair { kernels.ternary_tokens_pair } else { kernels.ternary_tokens };
         if let Some(kernel) = by_tensor_cores.filter(|_| tokens > 1 && tiles <= WIDEST_ROW) {
             let (jobs, units) = together.units();
-            let (groups, blocks) = project_shape(units, tiles, multiprocessors);
+            let (groups, blocks) = project_shape(units, tiles, multiprocessors, 1);
             let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
             let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
             return self.launch(kernel, grid, [32, groups * tiles], groups * UNIT_SUMS, args);
@@ -492,11 +493,11 @@ impl Together {
     }
 }
 
-/// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns.
-fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize) -> (usize, usize) {
+/// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns, of which a
+/// group makes `least_rounds` at least.
+fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize, least_rounds: usize) -> (usize, usize) {
     let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
-    // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
-    let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
+    let rounds = pieces.div_ceil(groups * multiprocessors).max(least_rounds);
     (groups, pieces.div_ceil(groups * rounds))
 }
 
