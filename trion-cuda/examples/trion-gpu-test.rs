@@ -9,7 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
+use trion_core::{
+    Activation, CacheType, Config, FloatData, Logits, Matrix, Progress, Sampler, SamplerOptions, Serial, SessionOptions,
+};
 use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
@@ -322,7 +324,8 @@ fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Op
                 row.push(&[3])?;
             }
         }
-        let _ = batch.advance(&mut rows)?;
+        // A budget of 1 is spent by every batch of a prompt.
+        while batch.advance(&mut rows, if round == 0 { 1 } else { usize::MAX }, &Serial)? == Progress::More {}
         batch.greedy(&mut rows, 2)?;
         for session in alone.iter_mut().take(count) {
             if round > 0 {

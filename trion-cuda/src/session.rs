@@ -95,6 +95,11 @@ impl CudaSession {
         &self.tokens
     }
 
+    /// Tokens at the end of [`CudaSession::tokens`] that are not yet computed.
+    pub fn pending(&self) -> usize {
+        self.tokens.len() - self.done
+    }
+
     /// Appends tokens. [`CudaSession::advance`] computes them; until then the logits from before stay readable.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Several sessions of one model that advance together.
 
-use trion_core::{CacheType, Error as CoreError, Progress, StateError};
+use trion_core::{CacheType, Error as CoreError, Parallel, Progress, StateError};
 
 use crate::error::Result;
 use crate::kernels::Slot;
@@ -39,34 +39,73 @@ impl CudaBatch {
         Ok(CudaBatch { work, max_sessions, max_context })
     }
 
-    /// Computes the tokens that were pushed, of all sessions: one that has more than one goes ahead alone, then each gives
-    /// one. A session without tokens to compute takes no part.
+    /// The most sessions, and the longest context among them, that there is scratch memory for.
+    pub const fn room(&self) -> (usize, usize) {
+        (self.max_sessions, self.max_context)
+    }
+
+    /// Computes tokens that were pushed, of all sessions, until `budget` row-blocks are spent; the last step may go beyond.
+    /// Sessions that have more than one token to compute go ahead alone, in whole batches of their `max_batch`; then each
+    /// gives one token, all together. A session without tokens to compute takes no part. `usize::MAX` computes all, 0
+    /// nothing. [`CudaSession::spent`] of each session is its share.
+    ///
+    /// [`Progress::Ready`] says that no session has tokens left to compute; [`CudaSession::logits`] tells of each. Of
+    /// `parallel` only [`Parallel::cancelled`] is asked, before each step: the call returns [`Progress::More`] then.
     ///
     /// # Errors
-    /// [`crate::Error::Core`] if no session has tokens to compute or logits, for a session of another model, too many
-    /// sessions or too long a context; nothing has changed. [`crate::Error::Driver`] if the GPU fails.
-    pub fn advance(&mut self, sessions: &mut [&mut CudaSession]) -> Result<Progress> {
+    /// [`crate::Error::Core`] if no session has tokens to compute or logits, for a session of another upload, too many
+    /// sessions or too long a context; nothing has changed. [`crate::Error::Driver`] if the GPU fails: the step can be
+    /// begun again then, if the GPU can be used at all.
+    pub fn advance(
+        &mut self,
+        sessions: &mut [&mut CudaSession],
+        budget: usize,
+        parallel: &dyn Parallel,
+    ) -> Result<Progress> {
         self.check(sessions)?;
-        if sessions.iter().all(|session| session.done == session.tokens.len() && session.logits_rows == 0) {
+        if sessions.iter().all(|session| session.pending() == 0 && session.logits_rows == 0) {
             return Err(CoreError::NoTokens.into());
         }
         for session in sessions.iter_mut() {
-            if session.tokens.len() - session.done > 1 {
-                let _ = session.advance(usize::MAX)?;
+            session.spent = 0;
+            if session.pending() > 0 {
+                session.logits_rows = 0;
+                session.logits_on_device = false;
+            }
+        }
+        let mut left = budget;
+        for session in sessions.iter_mut() {
+            while session.pending() > 1 {
+                if left == 0 || parallel.cancelled() {
+                    return Ok(Progress::More);
+                }
+                let before = session.spent;
+                // One batch.
+                let _ = session.advance(1)?;
+                left = left.saturating_sub(session.spent);
+                session.spent = session.spent.saturating_add(before);
             }
         }
         for cache in [CacheType::F32, CacheType::F16] {
             let mut rows: Vec<&mut CudaSession> = Vec::new();
             for session in sessions.iter_mut() {
-                if session.options.cache == cache && session.tokens.len() - session.done == 1 {
-                    session.logits_rows = 0;
+                if session.options.cache == cache && session.pending() == 1 {
                     rows.push(session);
                 }
             }
-            if !rows.is_empty() {
-                self.enter(&rows, |session| session.done)?;
-                self.work.launch(Step { cache, sessions: rows.len(), chooses: false })?;
-                self.leave(&mut rows, 1)?;
+            if rows.is_empty() {
+                continue;
+            }
+            if left == 0 || parallel.cancelled() {
+                return Ok(Progress::More);
+            }
+            self.enter(&rows, |session| session.done)?;
+            self.work.launch(Step { cache, sessions: rows.len(), chooses: false })?;
+            self.leave(&mut rows, 1)?;
+            for session in rows {
+                let cost = self.work.model.row_blocks_per_token(session.done);
+                session.spent = session.spent.saturating_add(cost);
+                left = left.saturating_sub(cost);
             }
         }
         Ok(Progress::Ready)
@@ -124,7 +163,7 @@ impl CudaBatch {
         }
         for session in sessions {
             if !session.work.model.is_same(&self.work.model) {
-                return Err(CoreError::State { reason: StateError::OtherModel }.into());
+                return Err(CoreError::OtherModel.into());
             }
             let (found, limit) = (session.options.context, self.max_context);
             if found > limit {
@@ -155,11 +194,10 @@ impl CudaBatch {
             self.work.read(Piece::Logits, 4 * row * vocab_size, logits)?;
             session.done += count;
             session.logits_rows = 1;
-            session.spent = self.work.model.row_blocks_per_token(session.done).saturating_mul(count);
         }
         Ok(())
     }
 }
 
-/// The most sessions that advance together: blocks of threads in a grid's third direction are counted up to 65535.
+/// The most sessions that a batch has room for: blocks of threads in a grid's third direction are counted up to 65535.
 const MOST_SESSIONS: usize = 1024;

@@ -29,6 +29,8 @@ mod packed;
 mod batch;
 mod device;
 mod model;
+#[cfg(feature = "cuda")]
+mod placed;
 mod pool;
 mod random;
 mod session;

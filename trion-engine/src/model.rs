@@ -62,7 +62,7 @@ pub struct Model {
     inner: Arc<Inner>,
     /// The weights on a GPU, if that is where it computes.
     #[cfg(feature = "cuda")]
-    pub(crate) cuda: Option<trion_cuda::CudaModel>,
+    pub(crate) cuda: Option<Arc<crate::placed::Placed>>,
 }
 
 struct Inner {
@@ -203,8 +203,8 @@ impl Model {
             }),
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => {
-                let cuda = Some(trion_cuda::CudaModel::upload(device, self.core())?);
-                Ok(Model { inner: Arc::clone(&self.inner), cuda })
+                let placed = crate::placed::Placed::new(device, self.core())?;
+                Ok(Model { inner: Arc::clone(&self.inner), cuda: Some(Arc::new(placed)) })
             }
         }
     }
@@ -212,8 +212,8 @@ impl Model {
     /// Where its sessions compute.
     pub fn device(&self) -> Device {
         #[cfg(feature = "cuda")]
-        if let Some(cuda) = &self.cuda {
-            return Device::Cuda(cuda.device().clone());
+        if let Some(placed) = &self.cuda {
+            return Device::Cuda(placed.model().device().clone());
         }
         Device::Cpu
     }

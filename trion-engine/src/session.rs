@@ -1,12 +1,18 @@
 //! A session that owns its memory and shares its model.
 
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
 use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
-use trion_core::{Batch as CoreBatch, Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
+use trion_core::{Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
 
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::map::zeros;
 use crate::model::Model;
+#[cfg(feature = "cuda")]
+use crate::placed::Placed;
 
 struct Owner {
     model: Model,
@@ -38,12 +44,17 @@ enum Place {
         kernel: Kernel,
     },
     #[cfg(feature = "cuda")]
-    Cuda {
-        model: Model,
-        session: Box<trion_cuda::CudaSession>,
-        /// Row-blocks of the last call, which is several of the session's.
-        spent: usize,
-    },
+    Cuda(Box<OnGpu>),
+}
+
+/// A session on a GPU.
+#[cfg(feature = "cuda")]
+pub(crate) struct OnGpu {
+    model: Model,
+    pub(crate) placed: Arc<Placed>,
+    pub(crate) session: trion_cuda::CudaSession,
+    /// Row-blocks of the last call, which is several of the session's.
+    pub(crate) spent: usize,
 }
 
 /// Calls a method that both kinds of session have.
@@ -55,14 +66,20 @@ macro_rules! either {
                 $call
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda { session: $session, .. } => $call,
+            Place::Cuda(on_gpu) => {
+                let $session = &on_gpu.session;
+                $call
+            }
         }
     };
     (mut $self:ident, $session:ident => $call:expr) => {
         match &mut $self.place {
             Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, $session| $call)?),
             #[cfg(feature = "cuda")]
-            Place::Cuda { session: $session, .. } => Ok($call?),
+            Place::Cuda(on_gpu) => {
+                let $session = &mut on_gpu.session;
+                Ok($call?)
+            }
         }
     };
 }
@@ -83,9 +100,10 @@ impl Session {
     /// As [`Session::new`].
     pub fn with_kernel(model: &Model, options: SessionOptions, kernel: Kernel) -> Result<Self> {
         #[cfg(feature = "cuda")]
-        if let Some(cuda) = &model.cuda {
-            let session = Box::new(trion_cuda::CudaSession::new(cuda, options)?);
-            return Ok(Session { place: Place::Cuda { model: model.clone(), session, spent: 0 } });
+        if let Some(placed) = &model.cuda {
+            let session = trion_cuda::CudaSession::new(placed.model(), options)?;
+            let (model, placed) = (model.clone(), Arc::clone(placed));
+            return Ok(Session { place: Place::Cuda(Box::new(OnGpu { model, placed, session, spent: 0 })) });
         }
         Ok(Session { place: Place::Cpu { cell: cell_of(model, options, kernel)?, kernel } })
     }
@@ -103,9 +121,10 @@ impl Session {
                 Ok(Session { place: Place::Cpu { cell: copy, kernel: *kernel } })
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda { model, session, .. } => {
-                let session = Box::new(session.fork()?);
-                Ok(Session { place: Place::Cuda { model: model.clone(), session, spent: 0 } })
+            Place::Cuda(on_gpu) => {
+                let (model, placed) = (on_gpu.model.clone(), Arc::clone(&on_gpu.placed));
+                let session = on_gpu.session.fork()?;
+                Ok(Session { place: Place::Cuda(Box::new(OnGpu { model, placed, session, spent: 0 })) })
             }
         }
     }
@@ -121,7 +140,7 @@ impl Session {
                 Ok(cell.with_dependent_mut(|_, session| session.fork_from(other.borrow_dependent()))?)
             }
             #[cfg(feature = "cuda")]
-            (Place::Cuda { session, .. }, Place::Cuda { session: other, .. }) => Ok(session.fork_from(other)?),
+            (Place::Cuda(on_gpu), Place::Cuda(other)) => Ok(on_gpu.session.fork_from(&other.session)?),
             #[cfg(feature = "cuda")]
             _ => {
                 let (found, limit) = (other.tokens().len(), self.options().context);
@@ -138,7 +157,7 @@ impl Session {
         match &self.place {
             Place::Cpu { cell, .. } => &cell.borrow_owner().model,
             #[cfg(feature = "cuda")]
-            Place::Cuda { model, .. } => model,
+            Place::Cuda(on_gpu) => &on_gpu.model,
         }
     }
 
@@ -150,6 +169,11 @@ impl Session {
     /// See [`CoreSession::tokens`].
     pub fn tokens(&self) -> &[u32] {
         either!(self, session => session.tokens())
+    }
+
+    /// See [`CoreSession::pending`].
+    pub fn pending(&self) -> usize {
+        either!(self, session => session.pending())
     }
 
     /// See [`CoreSession::push`].
@@ -168,7 +192,8 @@ impl Session {
         match &mut self.place {
             Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?),
             #[cfg(feature = "cuda")]
-            Place::Cuda { session, spent, .. } => {
+            Place::Cuda(on_gpu) => {
+                let OnGpu { session, spent, .. } = &mut **on_gpu;
                 *spent = 0;
                 // Each batch is waited for, so that a prompt can be cancelled between two.
                 while !parallel.cancelled() {
@@ -198,18 +223,16 @@ impl Session {
                 Ok(cell.with_dependent_mut(|_, core| core.advance_observed(budget, parallel, observer))?)
             }
             #[cfg(feature = "cuda")]
-            Place::Cuda { .. } => Err(Error::Argument("a session on a GPU cannot be observed".to_owned())),
+            Place::Cuda(_) => Err(Error::Argument("a session on a GPU cannot be observed".to_owned())),
         }
     }
 
     /// Adds itself to a batch.
-    pub(crate) fn join<'s>(&'s mut self, batch: &mut CoreBatch<'s>) -> Result<()> {
+    pub(crate) fn join<'s>(&'s mut self, batch: &mut Batch<'s>) -> Result<()> {
         match &mut self.place {
-            Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| batch.add(core))?),
+            Place::Cpu { cell, .. } => cell.with_dependent_mut(|_, core| batch.add_core(core)),
             #[cfg(feature = "cuda")]
-            Place::Cuda { .. } => {
-                Err(Error::Argument("sessions on a GPU do not advance together: advance each alone".to_owned()))
-            }
+            Place::Cuda(on_gpu) => batch.add_on_gpu(on_gpu),
         }
     }
 
@@ -218,7 +241,7 @@ impl Session {
         match &self.place {
             Place::Cpu { cell, .. } => cell.borrow_dependent().spent(),
             #[cfg(feature = "cuda")]
-            Place::Cuda { spent, .. } => *spent,
+            Place::Cuda(on_gpu) => on_gpu.spent,
         }
     }
 

@@ -80,6 +80,11 @@ impl<'s> Batch<'s> {
         Batch { members: PerSession::new() }
     }
 
+    /// Whether no session was added.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Adds a session, which stays borrowed until the batch has advanced.
     ///
     /// # Errors

@@ -146,6 +146,11 @@ impl<'m, 'b> Session<'m, 'b> {
         &self.memory.tokens[..self.counts.len]
     }
 
+    /// Tokens at the end of [`Session::tokens`] that are not yet computed.
+    pub const fn pending(&self) -> usize {
+        self.counts.len - self.counts.done
+    }
+
     /// Appends tokens. [`Session::advance`] computes them; until then the logits from before stay readable.
     ///
     /// # Errors
