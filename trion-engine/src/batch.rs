@@ -64,6 +64,15 @@ impl<'s> Batch<'s> {
         }
     }
 
+    /// Whether no session was added.
+    pub fn is_empty(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        if !self.on_gpu.is_empty() {
+            return false;
+        }
+        self.core.is_empty()
+    }
+
     /// Adds a session, which stays borrowed until the batch has advanced.
     ///
     /// # Errors

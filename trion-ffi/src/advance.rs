@@ -30,7 +30,7 @@ pub enum trion_event_kind {
     /// There will be no more tokens, for the reason that the event gives, until the session is changed (tokens pushed,
     /// rewound, loaded).
     TRION_EVENT_DONE = 2,
-    /// All tokens that were pushed are computed: trion_session_compute() chooses none.
+    /// All tokens that were pushed are computed: trion_session_compute() and trion_sessions_compute() choose none.
     TRION_EVENT_READY = 3,
 }
 
@@ -52,7 +52,7 @@ pub enum trion_reason {
     TRION_REASON_DEAD_END = 5,
 }
 
-/// What became of a call of trion_session_advance().
+/// What became of a call of trion_session_advance(), or of one session in a call of trion_sessions_advance().
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct trion_event {
@@ -65,7 +65,8 @@ pub struct trion_event {
     /// The token's probability by the model's own distribution (temperature 1, nothing cut off), if the session was
     /// made with `probabilities`; else 0.
     pub probability: f32,
-    /// Units that the call took, rounded up; of a cancelled call, those of the steps that were completed.
+    /// Units that the call took, rounded up; of a cancelled call, those of the steps that were completed; of a call for
+    /// several sessions, this one's share.
     pub units: usize,
 }
 
@@ -73,9 +74,9 @@ use trion_event_kind::*;
 use trion_reason::*;
 
 impl trion_event {
-    const MORE: Self =
+    pub(crate) const MORE: Self =
         trion_event { kind: TRION_EVENT_MORE, reason: TRION_REASON_NONE, token: 0, probability: 0.0, units: 0 };
-    const READY: Self = trion_event { kind: TRION_EVENT_READY, ..Self::MORE };
+    pub(crate) const READY: Self = trion_event { kind: TRION_EVENT_READY, ..Self::MORE };
 
     pub(crate) const fn done(reason: trion_reason) -> Self {
         trion_event { kind: TRION_EVENT_DONE, reason, ..Self::MORE }
@@ -89,10 +90,10 @@ pub type trion_event_fn = Option<unsafe extern "C" fn(user: *mut c_void, event: 
 /// does not count, and no more than a tile of a batch of the default size.
 pub(crate) const ROW_BLOCKS_PER_UNIT: usize = 64;
 
-/// What the core is given for one call: the runtime's threads, and the session's flag.
-struct Host<'a> {
-    runtime: &'a Runtime,
-    cancel: &'a AtomicBool,
+/// What the core is given for one call: the runtime's threads, and the flags of the sessions.
+pub(crate) struct Host<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) cancel: &'a [Option<&'a AtomicBool>],
 }
 
 impl Parallel for Host<'_> {
@@ -105,7 +106,7 @@ impl Parallel for Host<'_> {
     }
 
     fn cancelled(&self) -> bool {
-        self.cancel.load(Ordering::Relaxed)
+        self.cancel.iter().flatten().any(|flag| flag.load(Ordering::Relaxed))
     }
 }
 
@@ -122,7 +123,7 @@ impl trion_session {
             return Ok(ended);
         }
         // The flag stays up until the core has returned, as it asks for; then the call that sees it takes it down.
-        let host = Host { runtime: &inner.loaded.runtime, cancel: &self.cancel };
+        let host = Host { runtime: &inner.loaded.runtime, cancel: &[Some(&self.cancel)] };
         let progress = inner.sequence.advance(budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host);
         let event = if self.cancel.swap(false, Ordering::Relaxed) {
             trion_event::done(TRION_REASON_CANCELLED)
@@ -142,8 +143,19 @@ impl trion_session {
 }
 
 impl Inner {
+    /// Does ahead what may fail when a token is chosen.
+    #[cfg_attr(not(feature = "text"), expect(clippy::unnecessary_wraps, reason = "constraints can fail"))]
+    #[cfg_attr(not(feature = "text"), expect(clippy::unused_self, reason = "constraints can fail"))]
+    pub(crate) fn prepare(&mut self) -> Result<(), Failure> {
+        #[cfg(feature = "text")]
+        if let Some(constraint) = &mut self.constraint {
+            constraint.resume(self.sequence.tokens())?;
+        }
+        Ok(())
+    }
+
     /// Chooses the token after the sequence, from logits that are ready, and adds it.
-    fn choose(&mut self) -> Result<trion_event, Failure> {
+    pub(crate) fn choose(&mut self) -> Result<trion_event, Failure> {
         if self.sequence.tokens().len() == self.sequence.options().context {
             return Ok(trion_event::done(TRION_REASON_CONTEXT));
         }

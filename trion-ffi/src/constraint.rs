@@ -50,6 +50,14 @@ pub(crate) struct Constrained {
 }
 
 impl Constrained {
+    /// The place in the text that `tokens` end with.
+    pub(crate) fn resume(&mut self, tokens: &[u32]) -> Result<&mut ConstraintState, Failure> {
+        Ok(match &mut self.state {
+            Some(state) => state,
+            none => none.insert(resume(&self.constraint, &tokens[self.begin.min(tokens.len())..])?),
+        })
+    }
+
     /// The next token, or why there is none.
     pub(crate) fn choose(
         &mut self,
@@ -57,10 +65,7 @@ impl Constrained {
         logits: &[f32],
         tokens: &[u32],
     ) -> Result<Result<u32, trion_reason>, Failure> {
-        let state = match &mut self.state {
-            Some(state) => state,
-            none => none.insert(resume(&self.constraint, &tokens[self.begin.min(tokens.len())..])?),
-        };
+        let state = self.resume(tokens)?;
         let token = match state.mask() {
             Mask::Allowed(mask) => sampler.sample_masked(logits, tokens, mask),
             Mask::Complete => return Ok(Err(trion_reason::TRION_REASON_CONSTRAINT)),

@@ -30,6 +30,8 @@ mod storage;
 pub mod sampler;
 
 pub mod advance;
+pub mod together;
+
 pub mod inspect;
 pub mod state;
 

@@ -36,6 +36,10 @@ impl Sequence {
         either!(self, session => session.tokens())
     }
 
+    pub(crate) fn pending(&self) -> usize {
+        either!(self, session => session.pending())
+    }
+
     pub(crate) fn push(&mut self, tokens: &[u32]) -> Result<(), Failure> {
         either!(self, session => Ok(session.push(tokens)?))
     }

@@ -169,7 +169,7 @@ fn status_of(error: &trion_engine::Error) -> trion_status {
             Core::ContextOverflow { .. } => TRION_CONTEXT_FULL,
             Core::TokenOutOfRange { .. } => TRION_TOKEN_OUT_OF_RANGE,
             Core::NoTokens => TRION_NO_TOKENS,
-            Core::State { reason: StateError::OtherModel } => TRION_OTHER_MODEL,
+            Core::OtherModel | Core::State { reason: StateError::OtherModel } => TRION_OTHER_MODEL,
             Core::State { .. } => TRION_STATE,
             _ => TRION_INVALID_ARGUMENT,
         },

@@ -8,7 +8,7 @@ use std::process::Command;
 use cbindgen::{Builder, Config};
 
 /// Source files in the order of the header, with whether they need the text features.
-const SECTIONS: [(&str, bool); 13] = [
+const SECTIONS: [(&str, bool); 14] = [
     ("abi", false),
     ("status", false),
     ("runtime", false),
@@ -16,6 +16,7 @@ const SECTIONS: [(&str, bool); 13] = [
     ("session", false),
     ("sampler", false),
     ("advance", false),
+    ("together", false),
     ("inspect", false),
     ("state", false),
     ("gpu", false),
