@@ -615,7 +615,7 @@ typedef enum trion_event_kind {
      * rewound, loaded).
      */
     TRION_EVENT_DONE = 2,
-    /** All tokens that were pushed are computed: trion_session_compute() chooses none. */
+    /** All tokens that were pushed are computed: trion_session_compute() and trion_sessions_compute() choose none. */
     TRION_EVENT_READY = 3,
 } trion_event_kind;
 
@@ -635,7 +635,7 @@ typedef enum trion_reason {
     TRION_REASON_DEAD_END = 5,
 } trion_reason;
 
-/** What became of a call of trion_session_advance(). */
+/** What became of a call of trion_session_advance(), or of one session in a call of trion_sessions_advance(). */
 typedef struct trion_event {
     /** What happened. */
     trion_event_kind kind;
@@ -648,7 +648,10 @@ typedef struct trion_event {
      * made with `probabilities`; else 0.
      */
     float probability;
-    /** Units that the call took, rounded up; of a cancelled call, those of the steps that were completed. */
+    /**
+     * Units that the call took, rounded up; of a cancelled call, those of the steps that were completed; of a call for
+     * several sessions, this one's share.
+     */
     size_t units;
 } trion_event;
 
@@ -719,6 +722,65 @@ void trion_session_cancel(trion_session *session);
  */
 TRION_API
 trion_status trion_session_rewind(trion_session *session, size_t length, trion_error *error);
+
+/*
+ * Sessions together ---------------------------------------------------------------------------------------------------
+ *
+ * Many characters of one model: sessions that advance in one call go through the model together, so that each weight
+ * is read once for all of them. Where reading weights is what takes the time, as it does for single tokens of a large
+ * model, several sessions take hardly longer than one.
+ *
+ * A call takes whichever sessions there are, in any order, and nothing of it remains: before the next one any of them
+ * may be pushed to, rewound, forked, freed, advanced alone or with others. They may differ in all but the model and
+ * its device: positions, contexts, caches, samplers, constraints, how many tokens they have to compute. What each
+ * comes to is what it comes to alone, bit for bit.
+ *
+ * Sessions with tokens begin together, each with at most its `max_batch` of them; the next of a longer prompt follow
+ * when all have come through the model. On a GPU, sessions that have more than one token to compute go ahead alone, in
+ * whole batches; then each computes one, all together. The GPU's memory for that is taken by the first such call for a
+ * model, and again by one for more sessions, or longer ones, than any before; it is freed with the model and its
+ * sessions. Calls for one model on a GPU wait for each other, if several threads make them.
+ */
+
+/** Most sessions of one call. */
+#define TRION_MAX_SESSIONS 32
+
+/**
+ * trion_session_advance() for `count` sessions of one model, 1 to TRION_MAX_SESSIONS: computes for `budget` units of all
+ * of them together, and chooses a token in each whose tokens are computed, at once, even while others are not so far.
+ * `events`, one for each session and in their order, say what became of each, as trion_session_advance() would: with a
+ * budget of SIZE_MAX every session comes to its next token, or to its end. `units` of an event is the session's share.
+ * A session whose text has ended takes no part, and has the event of its end again.
+ *
+ * trion_session_cancel() for one of them ends the call: this one's event is TRION_EVENT_DONE with
+ * TRION_REASON_CANCELLED, and that of one that was not ready TRION_EVENT_MORE. What was under way of them begins again
+ * with the next call.
+ *
+ * TRION_INVALID_ARGUMENT for another number of sessions, NULL among them, or one that is there twice;
+ * TRION_OTHER_MODEL if they are not all of one model, TRION_NO_TOKENS if one has nothing to compute, TRION_BUSY if one is
+ * in use, TRION_CONSTRAINT, TRION_OUT_OF_MEMORY if the GPU's memory is; all sessions are as they were then.
+ * TRION_DEVICE if a GPU fails. Since version 1.1.
+ */
+TRION_API
+trion_status trion_sessions_advance(trion_session *const *sessions,
+                                    size_t count,
+                                    size_t budget,
+                                    trion_event *events,
+                                    trion_error *error);
+
+/**
+ * trion_sessions_advance() without choosing tokens: the event of a session whose tokens are computed is
+ * TRION_EVENT_READY, and trion_session_logits() has its logits. For prompts that are computed ahead, and for programs that
+ * choose tokens themselves.
+ *
+ * As trion_sessions_advance(). Since version 1.1.
+ */
+TRION_API
+trion_status trion_sessions_compute(trion_session *const *sessions,
+                                    size_t count,
+                                    size_t budget,
+                                    trion_event *events,
+                                    trion_error *error);
 
 /*
  * Looking at a session ------------------------------------------------------------------------------------------------
