@@ -17,8 +17,9 @@ use crate::session::Session;
 /// Sessions of one model, for calls that advance them together: each weight is read once for the tokens of all. See
 /// [`CoreBatch`], which this is for sessions that own their memory.
 ///
-/// A batch is a list for one call and keeps nothing of its own: take whichever sessions there are, all of them on the CPU or
-/// on one GPU. On the CPU nothing is allocated. Logits are those that each session would give alone, bit for bit.
+/// A batch is a list for one call and keeps nothing of its own: take whichever sessions there are, all of them on the
+/// CPU or on one GPU. On the CPU nothing is allocated. Logits are those that each session would give alone, bit for
+/// bit.
 ///
 /// ```no_run
 /// use trion_engine::{Batch, Model, Pool, Session, SessionOptions};
