@@ -18,7 +18,7 @@ typedef union output {
     trion_text *text;
     trion_constraint *constraint;
     size_t count;
-    trion_event event;
+    trion_event event, events[TRION_MAX_SESSIONS];
     trion_piece piece;
     trion_stop stop;
     trion_model_info info;

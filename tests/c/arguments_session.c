@@ -238,6 +238,39 @@ static void advancing(void) {
     INVALID(trion_session_rewind(session, SIZE_MAX, words));
 }
 
+static void together(void) {
+    static crooked memory;
+    trion_session *list[TRION_MAX_SESSIONS + 1], **crooked_list = (trion_session **)(void *)(memory.bytes + 1);
+    trion_event *crooked_events = (trion_event *)(void *)(memory.bytes + 1);
+    size_t i;
+    for (i = 0; i <= TRION_MAX_SESSIONS; i++) {
+        list[i] = session;
+    }
+    INVALID(trion_sessions_advance(NULL, 0, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(NULL, 1, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(list, 0, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(list, 1, 1, NULL, words));
+    INVALID(trion_sessions_advance(list, 2, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(list, TRION_MAX_SESSIONS + 1, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(list, SIZE_MAX, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(crooked_list, 1, 1, out.one.events, words));
+    INVALID(trion_sessions_advance(list, 1, 1, crooked_events, words));
+    INVALID(trion_sessions_compute(NULL, 1, 1, out.one.events, words));
+    INVALID(trion_sessions_compute(list, 0, 1, out.one.events, words));
+    INVALID(trion_sessions_compute(list, 1, 1, NULL, words));
+    INVALID(trion_sessions_compute(list, 2, 1, out.one.events, words));
+    list[1] = NULL;
+    INVALID(trion_sessions_advance(list, 2, 1, out.one.events, words));
+    list[1] = new_session(model, 0, 0);
+    REFUSED(TRION_NO_TOKENS, trion_sessions_advance(list, 2, 1, out.one.events, words));
+    REFUSED(TRION_NO_TOKENS, trion_sessions_compute(list, 2, 1, out.one.events, words));
+    /* As many events as sessions. */
+    push_numbers(list[1], vocab_size, 30, 1);
+    ACCEPTED(trion_sessions_advance(list + 1, 1, 1, out.one.events, words));
+    CHECK(out.one.events[0].kind == TRION_EVENT_MORE && untouched(out.one.events + 1, sizeof *out.one.events));
+    trion_session_free(list[1]);
+}
+
 static void looking(void) {
     static crooked memory;
     trion_candidate *crooked_candidates = (trion_candidate *)(void *)(memory.bytes + 1);
@@ -314,6 +347,7 @@ int main(int argc, char **argv) {
     making();
     samplers();
     advancing();
+    together();
     looking();
     saving();
 

@@ -50,7 +50,8 @@ static void *disturb(void *user) {
     const uint32_t token = 1, *tokens = NULL;
     const float *logits = NULL;
     trion_candidate candidate = {7, 7.0f};
-    trion_event event;
+    trion_session *pair[2];
+    trion_event event, events[2];
     trion_stop stop = TRION_STOP_STRING;
     size_t count = 7;
     memset(&event, 0xa5, sizeof event);
@@ -61,6 +62,10 @@ static void *disturb(void *user) {
     BUSY(trion_session_compute(session, 1, &event));
     BUSY(trion_session_run(session, 1, no_event, NULL, &event));
     BUSY(trion_generate(session, NULL, 1, no_text, NULL, &stop, &error));
+    pair[0] = host->free_session;
+    pair[1] = session;
+    BUSY(trion_sessions_advance(pair, 2, 1, events, &error));
+    BUSY(trion_sessions_compute(pair + 1, 1, 1, events, &error));
     BUSY(trion_session_rewind(session, 0, &error));
     BUSY(trion_session_set_sampler(session, NULL, &error));
     BUSY(trion_session_set_constraint(session, NULL, &error));

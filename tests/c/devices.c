@@ -101,18 +101,6 @@ static void close_pair(const pair *pair) {
     trion_model_free(pair->models[1]);
 }
 
-static trion_session *session_of(const trion_model *model, size_t context, size_t max_batch, trion_cache cache) {
-    trion_session_options options = {.struct_size = sizeof options};
-    trion_session *session;
-    options.context = context;
-    options.max_batch = max_batch;
-    options.cache = cache;
-    options.ignore_end = 1;
-    options.probabilities = 1;
-    CHECK_OK(trion_session_new(model, &options, NULL, &session, &error));
-    return session;
-}
-
 /* Both go on by `count` tokens, in calls of their own budgets, with the same bits. */
 static void same_future(trion_session *one, trion_session *other, size_t count) {
     trace first = take_trace(one, SIZE_MAX, count), second = take_trace(other, 30, count);
@@ -441,6 +429,71 @@ static void threads(const pair *pair) {
     }
 }
 
+/* Sessions together: on one device only, more and longer ones than before, cancelled, and by several threads at once. */
+typedef struct crowd {
+    const trion_model *model;
+    size_t vocab_size, context;
+    uint32_t tokens[4][6];
+} crowd;
+
+static void *advance_crowd(void *user) {
+    crowd *crowd = user;
+    trion_session *sessions[4];
+    trion_event events[4];
+    size_t i, k;
+    for (i = 0; i < 4; i++) {
+        sessions[i] = session_of(crowd->model, crowd->context, 8, TRION_CACHE_F32);
+        push_numbers(sessions[i], crowd->vocab_size, 1 + 6 * i, i);
+    }
+    for (k = 0; k < 6; k++) {
+        CHECK_OK(trion_sessions_advance(sessions, 4, SIZE_MAX, events, &error));
+        for (i = 0; i < 4; i++) {
+            CHECK(events[i].kind == TRION_EVENT_TOKEN);
+            crowd->tokens[i][k] = events[i].token;
+        }
+    }
+    for (i = 0; i < 4; i++) {
+        trion_session_free(sessions[i]);
+    }
+    return NULL;
+}
+
+static void together_on(const pair *pair) {
+    trion_session *sessions[2];
+    trion_event events[2];
+    crowd crowds[3];
+    pthread_t ids[3];
+    size_t i, j;
+    for (j = 0; j < 2; j++) {
+        sessions[j] = session_of(pair->models[j], 40, 4, TRION_CACHE_F32);
+        push_numbers(sessions[j], pair->vocab_size, 10, 1);
+    }
+    CHECK_STATUS(trion_sessions_advance(sessions, 2, SIZE_MAX, events, &error), TRION_OTHER_MODEL);
+    same_future(sessions[0], sessions[1], 3);
+    trion_session_free(sessions[0]);
+    sessions[0] = session_of(pair->models[1], 40, 4, TRION_CACHE_F32);
+    push_numbers(sessions[0], pair->vocab_size, 10, 1);
+    trion_session_cancel(sessions[1]);
+    CHECK_OK(trion_sessions_advance(sessions, 2, SIZE_MAX, events, &error));
+    CHECK(events[0].kind == TRION_EVENT_MORE && events[0].reason == TRION_REASON_NONE);
+    CHECK(events[1].kind == TRION_EVENT_DONE && events[1].reason == TRION_REASON_CANCELLED);
+    CHECK_OK(trion_sessions_advance(sessions, 2, SIZE_MAX, events, &error));
+    CHECK(events[0].kind == TRION_EVENT_TOKEN && events[1].kind == TRION_EVENT_TOKEN);
+    trion_session_free(sessions[0]);
+    trion_session_free(sessions[1]);
+
+    for (i = 0; i < 3; i++) {
+        crowds[i].model = pair->models[i == 0 ? 0 : 1];
+        crowds[i].vocab_size = pair->vocab_size;
+        crowds[i].context = pair->context - 10 * i;
+        CHECK(pthread_create(&ids[i], NULL, advance_crowd, &crowds[i]) == 0);
+    }
+    for (i = 0; i < 3; i++) {
+        CHECK(pthread_join(ids[i], NULL) == 0);
+        CHECK(memcmp(crowds[0].tokens, crowds[i].tokens, sizeof crowds[0].tokens) == 0);
+    }
+}
+
 /* Text, with and without a constraint. */
 typedef struct text {
     size_t size;
@@ -499,12 +552,15 @@ static void compare(const char *device, const arguments *arguments) {
         same_rewinds(&pair);
         same_refusals(&pair);
         threads(&pair);
+        same_together(pair.models[1], pair.models[0], 8);
+        together_on(&pair);
         memory_of(&pair);
         close_pair(&pair);
     }
     pair = open_pair(device, arguments->model);
     if (!arguments->quick) {
         same_tokens(&pair, 300, 40, TRION_CACHE_F16);
+        same_together(pair.models[1], pair.models[0], 20);
     }
     same_text(&pair);
     memory_of(&pair);

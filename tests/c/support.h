@@ -39,6 +39,9 @@ trion_model *open_model(const trion_runtime *runtime, const char *path);
 /* A session that goes on after the end of a text, so that it always has as many tokens as are asked for. */
 trion_session *new_session(const trion_model *model, size_t context, size_t max_batch);
 
+/* The same with a cache of that kind, and probabilities in its events. */
+trion_session *session_of(const trion_model *model, size_t context, size_t max_batch, trion_cache cache);
+
 /* Gives a session a sampler with temperature, top-p and repetition penalty, so that its state matters. */
 void sample(trion_session *session, uint64_t seed);
 
@@ -68,5 +71,11 @@ trace take_trace(trion_session *session, size_t budget, size_t count);
 int same_trace(const trace *one, const trace *other);
 
 void free_trace(trace *trace);
+
+/*
+ * Sessions of `together` that advance in one call come to what each comes to alone on `alone`, the same model, bit by
+ * bit: at several positions, with prompts beside single tokens, both caches, any budget, in any company and order.
+ */
+void same_together(const trion_model *together, const trion_model *alone, size_t new_tokens);
 
 #endif
