@@ -121,7 +121,7 @@ static void crowd(const char *path) {
         /* Each share is rounded up; a last step is a tile of numbers for 64 tokens at most. */
         CHECK(units > 0 && units <= budget + CROWD + 8);
     }
-    CHECK(host.grown == 0 && host.calls > 1000);
+    CHECK(host.grown == 0 && host.calls > 500);
     host.looks = 0;
 
     /* What they take together is what they take alone; each rounds up by less than one. */
@@ -152,7 +152,7 @@ static void cancelled(const char *path) {
     trion_model *model = hosted_model(&host, path);
     size_t vocab_size = vocab_size_of(model), all = SIZE_MAX, n, i, hits = 0;
     uint32_t expected[3] = {0};
-    for (n = 0; n <= all; n += n < 20 ? 1 : 7) {
+    for (n = 0; n <= all; n++) {
         trion_session *sessions[3];
         trion_event events[3];
         for (i = 0; i < 3; i++) {
@@ -188,7 +188,7 @@ static void cancelled(const char *path) {
             trion_session_free(sessions[i]);
         }
     }
-    CHECK(all > 100 && hits > 0);
+    CHECK(all > 50 && hits > 2);
     trion_model_free(model);
 }
 
@@ -206,7 +206,7 @@ static void ends(const char *path) {
         trion_session **place = i < 4 ? &sessions[i] : &alone[i - 4];
         options.context = i % 4 == 1 ? 12 : 60;
         options.max_batch = 3;
-        /* The third may end as the model likes; it is told to until it does. */
+        /* The third ends when the model likes. */
         options.ignore_end = i % 4 != 2;
         CHECK_OK(trion_session_new(model, &options, NULL, place, &error));
         sample(*place, i % 4);
