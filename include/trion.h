@@ -746,19 +746,19 @@ trion_status trion_session_rewind(trion_session *session, size_t length, trion_e
 #define TRION_MAX_SESSIONS 32
 
 /**
- * trion_session_advance() for `count` sessions of one model, 1 to TRION_MAX_SESSIONS: computes for `budget` units of all
- * of them together, and chooses a token in each whose tokens are computed, at once, even while others are not so far.
- * `events`, one for each session and in their order, say what became of each, as trion_session_advance() would: with a
- * budget of SIZE_MAX every session comes to its next token, or to its end. `units` of an event is the session's share.
- * A session whose text has ended takes no part, and has the event of its end again.
+ * trion_session_advance() for `count` sessions of one model, 1 to TRION_MAX_SESSIONS: computes for `budget` units of
+ * all of them together, and chooses a token in each whose tokens are computed, at once, even while others are not so
+ * far. `events`, one for each session and in their order, say what became of each, as trion_session_advance() would:
+ * with a budget of SIZE_MAX every session comes to its next token, or to its end. `units` of an event is the session's
+ * share. A session whose text has ended takes no part, and has the event of its end again.
  *
- * trion_session_cancel() for one of them ends the call: this one's event is TRION_EVENT_DONE with
- * TRION_REASON_CANCELLED, and that of one that was not ready TRION_EVENT_MORE. What was under way of them begins again
- * with the next call.
+ * trion_session_cancel() for any of them ends the call for all: this one's event is TRION_EVENT_DONE with
+ * TRION_REASON_CANCELLED, and that of each other whose tokens are not computed TRION_EVENT_MORE. The next call begins
+ * anew with the batches that were under way.
  *
  * TRION_INVALID_ARGUMENT for another number of sessions, NULL among them, or one that is there twice;
- * TRION_OTHER_MODEL if they are not all of one model, TRION_NO_TOKENS if one has nothing to compute, TRION_BUSY if one is
- * in use, TRION_CONSTRAINT, TRION_OUT_OF_MEMORY if the GPU's memory is; all sessions are as they were then.
+ * TRION_OTHER_MODEL if they are not all of one model, TRION_NO_TOKENS if one has nothing to compute, TRION_BUSY if one
+ * is in use, TRION_CONSTRAINT, TRION_OUT_OF_MEMORY if the GPU's memory is; all sessions are as they were then.
  * TRION_DEVICE if a GPU fails. Since version 1.1.
  */
 TRION_API
@@ -770,8 +770,8 @@ trion_status trion_sessions_advance(trion_session *const *sessions,
 
 /**
  * trion_sessions_advance() without choosing tokens: the event of a session whose tokens are computed is
- * TRION_EVENT_READY, and trion_session_logits() has its logits. For prompts that are computed ahead, and for programs that
- * choose tokens themselves.
+ * TRION_EVENT_READY, and trion_session_logits() has its logits. For prompts that are computed ahead, and for programs
+ * that choose tokens themselves.
  *
  * As trion_sessions_advance(). Since version 1.1.
  */

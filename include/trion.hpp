@@ -483,6 +483,44 @@ private:
     detail::handle<trion_session> handle_;
 };
 
+// Sessions together ---------------------------------------------------------------------------------------------------
+
+namespace detail {
+
+/** One of the calls for several sessions. */
+template <class F>
+TRION_RESULT(std::vector<event>) together(span<session* const> sessions, F&& function) {
+    std::vector<trion_session*> handles;
+    for (const session* each : sessions) handles.push_back(each != nullptr ? each->get() : nullptr);
+    std::vector<event> events(handles.size());
+    // Where a job throws, one that is cancelled ends the call for all.
+    call call(handles.empty() ? nullptr : handles.front());
+    const trion_status status = function(handles.data(), handles.size(), events.data(), call.words());
+    return call.done(status, std::move(events));
+}
+
+} // namespace detail
+
+/** trion_sessions_advance(): one call for several sessions of one model. Returns their events, in the same order. */
+inline TRION_RESULT(std::vector<event>) advance(span<session* const> sessions, std::size_t budget) {
+    return detail::together(sessions, [&](trion_session** each, std::size_t count, event* out, trion_error* words) {
+        return trion_sessions_advance(each, count, budget, out, words);
+    });
+}
+inline TRION_RESULT(std::vector<event>) advance(std::initializer_list<session*> sessions, std::size_t budget) {
+    return advance(span<session* const>(sessions.begin(), sessions.size()), budget);
+}
+
+/** trion_sessions_compute(): as advance(), and chooses no tokens. */
+inline TRION_RESULT(std::vector<event>) compute(span<session* const> sessions, std::size_t budget) {
+    return detail::together(sessions, [&](trion_session** each, std::size_t count, event* out, trion_error* words) {
+        return trion_sessions_compute(each, count, budget, out, words);
+    });
+}
+inline TRION_RESULT(std::vector<event>) compute(std::initializer_list<session*> sessions, std::size_t budget) {
+    return compute(span<session* const>(sessions.begin(), sessions.size()), budget);
+}
+
 #ifndef TRION_NO_TEXT
 
 // Text ----------------------------------------------------------------------------------------------------------------

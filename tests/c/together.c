@@ -256,8 +256,11 @@ static void end_of_text(const char *path) {
                 uint32_t token = events[0].token;
                 CHECK(events[0].reason == TRION_REASON_END && trion_model_ends_text(model, token));
                 CHECK(events[1].token == token && length_of(sessions[0]) == 4 + i);
-                /* A flag of one that takes no part disturbs nobody. */
+                /* One that takes no part ends the call too. */
                 trion_session_cancel(sessions[0]);
+                CHECK_OK(trion_sessions_advance(sessions, 2, SIZE_MAX, events, &error));
+                CHECK(events[0].reason == TRION_REASON_CANCELLED && events[0].units == 0);
+                CHECK(events[1].kind == TRION_EVENT_MORE);
                 CHECK_OK(trion_sessions_advance(sessions, 2, SIZE_MAX, events, &error));
                 CHECK(events[0].reason == TRION_REASON_END && events[0].token == token && events[0].units == 0);
                 CHECK(events[1].kind == TRION_EVENT_TOKEN);

@@ -243,6 +243,57 @@ void computed_ahead(const char* path) {
     }
 }
 
+/** Several sessions in one call come to what each comes to alone; what a job throws ends the call for all. */
+void together(const char* path) {
+    struct Oops {};
+    bool throws = false;
+    const trion::model model = trion::model::open(
+        path, trion::runtime::make(trion::runtime_options().jobs(2, [&](std::size_t count, trion::task task) {
+            if (throws) throw Oops();
+            for (std::size_t index = 0; index < count; ++index) task(index);
+        })));
+    std::vector<trion::session> sessions, alone;
+    std::vector<trion::session*> all;
+    for (unsigned seed = 0; seed < 3; ++seed) {
+        sessions.push_back(trion::session::make(model, small()));
+        trion::sampler_options sampler;
+        sampler.temperature = 0.9F;
+        sampler.seed = seed;
+        sessions.back().set_sampler(sampler);
+        sessions.back().push_text(prompt.substr(0, 10 + 6 * seed));
+        alone.push_back(sessions.back().fork());
+    }
+    for (trion::session& each : sessions) all.push_back(&each);
+    throws = true;
+    try {
+        static_cast<void>(trion::advance(all, trion::unlimited));
+        CHECK(false);
+    } catch (const Oops&) {
+    }
+    throws = false;
+    CHECK(trion::compute(all, 0).size() == 3 && sessions[1].tokens().size() == alone[1].tokens().size());
+    for (int step = 0; step < 4; ++step) {
+        const std::vector<trion::event> events = trion::advance(all, trion::unlimited);
+        CHECK(events.size() == 3);
+        for (std::size_t i = 0; i < 3; ++i) {
+            CHECK(events[i].kind == TRION_EVENT_TOKEN && events[i].token == chosen(alone[i], 1)[0]);
+        }
+    }
+    const std::vector<trion::event> two = trion::compute({&sessions[0], &sessions[2]}, trion::unlimited);
+    CHECK(two.size() == 2 && two[0].kind == TRION_EVENT_READY && two[1].kind == TRION_EVENT_READY);
+    CHECK(trion::advance({&sessions[0]}, 0)[0].token == chosen(alone[0], 1)[0]);
+    trion::session empty;
+    for (const std::vector<trion::session*>& wrong :
+         {std::vector<trion::session*>{}, {&sessions[0], &sessions[0]}, {&sessions[0], nullptr}, {&empty}}) {
+        try {
+            static_cast<void>(trion::advance(wrong, trion::unlimited));
+            CHECK(false);
+        } catch (const trion::error& error) {
+            CHECK(error.status() == TRION_INVALID_ARGUMENT);
+        }
+    }
+}
+
 void states_and_memory(const char* path) {
     std::ifstream file(path, std::ios::binary);
     const std::vector<char> content((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
@@ -330,6 +381,7 @@ void objects(const char* path) {
     same_as_c(path);
     constraints(path);
     computed_ahead(path);
+    together(path);
     states_and_memory(path);
     devices(path);
 }

@@ -53,6 +53,10 @@ int main(int argc, char** argv) {
     CHECK(ours->size() == theirs->size());
     for (std::size_t index = 0; index < ours->size(); ++index) CHECK((*ours)[index] == (*theirs)[index]);
 
+    const trion::result<std::vector<trion::event>> both = trion::advance({&session, &fork}, trion::unlimited);
+    CHECK(both && both->size() == 2 && (*both)[0].token == (*both)[1].token);
+    CHECK(trion::compute({&session, &session}, 1).status() == TRION_INVALID_ARGUMENT);
+
     const trion::result<trion::constraint> broken = trion::constraint::regex(model, "(");
     CHECK(!broken && broken.status() == TRION_CONSTRAINT && std::strlen(broken.message()) > 10);
     CHECK(fork.set_constraint(trion::constraint()).status() == TRION_INVALID_ARGUMENT);

@@ -61,25 +61,25 @@ fn step(sessions: &[&trion_session], budget: usize, chooses: bool) -> Result<Eac
         inner.prepare()?;
     }
 
-    // Sessions whose text has ended take no part.
-    let flag = |i: usize| held[i].as_ref().filter(|inner| inner.ended.is_none()).map(|_| &sessions[i].cancel);
-    let cancel: Each<_> = from_fn(flag);
+    let cancel: Each<_> = from_fn(|i| sessions.get(i).map(|session| &session.cancel));
     let host = Host { runtime: &runtime, cancel: &cancel };
+    // Sessions whose text has ended take no part.
     let at_work = held.iter_mut().flatten().map(|inner| &mut **inner).filter(|inner| inner.ended.is_none());
     advance(at_work, budget.saturating_mul(ROW_BLOCKS_PER_UNIT), &host)?;
 
     let mut events = [trion_event::MORE; TRION_MAX_SESSIONS];
     for ((inner, session), event) in held.iter_mut().flatten().zip(sessions).zip(&mut events) {
-        if let Some(ended) = inner.ended {
-            *event = ended;
-            continue;
-        }
-        if session.cancel.swap(false, Ordering::Relaxed) {
-            *event = trion_event::done(TRION_REASON_CANCELLED);
-        } else if inner.sequence.logits().is_some() {
-            *event = if chooses { inner.choose()? } else { trion_event::READY };
-        }
-        event.units = inner.sequence.spent().div_ceil(ROW_BLOCKS_PER_UNIT);
+        let spent = if inner.ended.is_none() { inner.sequence.spent() } else { 0 };
+        // The flags stay up until the core has returned, as it asks for.
+        let cancelled = session.cancel.swap(false, Ordering::Relaxed);
+        *event = match inner.ended {
+            _ if cancelled => trion_event::done(TRION_REASON_CANCELLED),
+            Some(ended) => ended,
+            None if inner.sequence.logits().is_none() => trion_event::MORE,
+            None if chooses => inner.choose()?,
+            None => trion_event::READY,
+        };
+        event.units = spent.div_ceil(ROW_BLOCKS_PER_UNIT);
     }
     Ok(events)
 }
@@ -147,9 +147,9 @@ unsafe fn together(
 /// with a budget of SIZE_MAX every session comes to its next token, or to its end. `units` of an event is the session's
 /// share. A session whose text has ended takes no part, and has the event of its end again.
 ///
-/// trion_session_cancel() for one of them ends the call: this one's event is TRION_EVENT_DONE with
-/// TRION_REASON_CANCELLED, and that of one that was not ready TRION_EVENT_MORE. What was under way of them begins again
-/// with the next call.
+/// trion_session_cancel() for any of them ends the call for all: this one's event is TRION_EVENT_DONE with
+/// TRION_REASON_CANCELLED, and that of each other whose tokens are not computed TRION_EVENT_MORE. The next call begins
+/// anew with the batches that were under way.
 ///
 /// TRION_INVALID_ARGUMENT for another number of sessions, NULL among them, or one that is there twice;
 /// TRION_OTHER_MODEL if they are not all of one model, TRION_NO_TOKENS if one has nothing to compute, TRION_BUSY if one
