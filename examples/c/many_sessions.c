@@ -1,6 +1,6 @@
 /*
- * A village: many characters on one model. Their sessions lie in one arena, and take turns, some units at a time. Then
- * each text is computed alone, and comes out the same.
+ * A village: many characters on one model. Their sessions lie in one arena, and speak at the same time, some units of
+ * work in each round. Then each text is computed alone, and comes out the same.
  *
  *     many_sessions MODEL [CHARACTERS]
  */
@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { WORDS = 12, UNITS_PER_TURN = 100 };
+enum { WORDS = 12, UNITS_PER_ROUND = 200 };
 
 static const char *const prompts[] = {
     "The captain said that",    "\"My dear,\" said the old lady,",
@@ -42,12 +42,28 @@ static void begin(trion_session *session, size_t character)
     check(trion_session_push_text(session, prompt, strlen(prompt), 0, &error), &error);
 }
 
-/* One turn: 1 if a token more was chosen. */
-static size_t turn(trion_session *session, size_t budget)
+/* One round: all that have more to say advance, at most TRION_MAX_SESSIONS in a call. Gives how many these are. */
+static size_t play_round(trion_session **sessions, size_t *words, size_t count)
 {
-    trion_event event;
-    check(trion_session_advance(session, budget, &event), NULL);
-    return event.kind == TRION_EVENT_TOKEN;
+    trion_session *speaking[TRION_MAX_SESSIONS];
+    size_t who[TRION_MAX_SESSIONS], n = 0, busy = 0;
+    trion_event events[TRION_MAX_SESSIONS];
+    trion_error error;
+
+    for (size_t i = 0; i < count; i++) {
+        if (words[i] < WORDS) {
+            who[n] = i;
+            speaking[n++] = sessions[i];
+            busy++;
+        }
+        if (n == TRION_MAX_SESSIONS || (n > 0 && i + 1 == count)) {
+            check(trion_sessions_advance(speaking, n, UNITS_PER_ROUND, events, &error), &error);
+            while (n-- > 0)
+                words[who[n]] += events[n].kind != TRION_EVENT_MORE;
+            n = 0;
+        }
+    }
+    return busy;
 }
 
 static void print(const trion_model *model, size_t character, const trion_session *session)
@@ -73,7 +89,7 @@ int main(int argc, char **argv)
     trion_error error;
     trion_model *model;
     trion_model_info info;
-    size_t size, turns = 0, busy = count;
+    size_t size, rounds = 0;
     int same = 1;
 
     if (argc < 2 || count == 0 || count > 10000) {
@@ -100,16 +116,8 @@ int main(int argc, char **argv)
             begin(sessions[i], i);
     }
 
-    while (busy > 0) {
-        busy = 0;
-        for (size_t i = 0; i < count; i++) {
-            if (words[i] < WORDS) {
-                words[i] += turn(sessions[i], UNITS_PER_TURN);
-                busy += words[i] < WORDS;
-                turns++;
-            }
-        }
-    }
+    while (play_round(sessions, words, count) > 0)
+        rounds++;
     for (size_t i = 0; i < count; i++)
         print(model, i, sessions[i]);
 
@@ -118,14 +126,16 @@ int main(int argc, char **argv)
         const uint32_t *together, *alone;
         size_t n, m;
         begin(sessions[count], i);
-        for (size_t k = 0; k < WORDS; k++)
-            turn(sessions[count], SIZE_MAX);
+        for (size_t k = 0; k < WORDS; k++) {
+            trion_event event;
+            check(trion_session_advance(sessions[count], SIZE_MAX, &event), NULL);
+        }
         check(trion_session_tokens(sessions[i], &together, &n), NULL);
         check(trion_session_tokens(sessions[count], &alone, &m), NULL);
         same = same && n == m && memcmp(together, alone, n * sizeof *alone) == 0;
     }
 
-    printf("%zu characters in %zu turns of %d units\n", count, turns, UNITS_PER_TURN);
+    printf("%zu characters in %zu rounds of %d units\n", count, rounds, UNITS_PER_ROUND);
     printf("memory: the model once, %.1f MiB, and %zu x %.1f KiB for %zu tokens each\n",
            (double)info.packed_bytes / (1 << 20), count, (double)size / 1024, options.context);
     printf("same texts as alone: %s\n", same ? "yes" : "no");

@@ -1,4 +1,5 @@
-// Characters that speak at once, computed by a job system of the program's own: std::async here, an engine's in a game.
+// Characters that speak at once and go through the model together, computed by a job system of the program's own:
+// std::async here, an engine's in a game.
 //
 //     characters MODEL
 #include <trion.hpp>
@@ -27,9 +28,8 @@ struct character {
     trion::text text;
     std::size_t tokens = 0;
 
-    /** A slice of work; false once the line is complete. */
-    bool speak(std::size_t budget) {
-        const trion::event event = session.advance(budget);
+    /** What became of it in a slice of work; false once the line is complete. */
+    bool speak(const trion::event& event) {
         if (event.kind == TRION_EVENT_TOKEN) {
             line += text.push(event.token).text;
             ++tokens;
@@ -60,12 +60,18 @@ std::vector<std::string> conversation(const trion::model& model) {
         characters.push_back(std::move(next));
     }
 
-    // One slice each, again and again. A game does one round or some in a frame.
+    // A slice for all who speak, again and again. A game does one or some in a frame.
     std::vector<character*> speaking;
     for (character& each : characters) speaking.push_back(&each);
     while (!speaking.empty()) {
-        const auto silent = [](character* each) { return !each->speak(100); };
-        speaking.erase(std::remove_if(speaking.begin(), speaking.end(), silent), speaking.end());
+        std::vector<trion::session*> sessions;
+        for (character* each : speaking) sessions.push_back(&each->session);
+        const std::vector<trion::event> events = trion::advance(sessions, 100);
+        std::vector<character*> others;
+        for (std::size_t i = 0; i < speaking.size(); ++i) {
+            if (speaking[i]->speak(events[i])) others.push_back(speaking[i]);
+        }
+        speaking = std::move(others);
     }
 
     std::vector<std::string> lines;

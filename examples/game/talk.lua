@@ -18,6 +18,7 @@ function Talk.new(trion, model, scene, characters, seed)
         trion = trion,
         model = model,
         characters = characters,
+        sessions = {}, -- of the characters
         scene = model:session({ context = CONTEXT }),
         state = "scene",
         speaker = #characters, -- the first one is next
@@ -29,6 +30,7 @@ function Talk.new(trion, model, scene, characters, seed)
     self.scene:push_text(scene)
     for i, character in ipairs(characters) do
         character.session = model:session({ context = CONTEXT })
+        self.sessions[i] = character.session
         character.seed = seed + i
         character.heard = "" -- what it does not know yet
         character.line = "" -- what it says, or said last
@@ -51,6 +53,8 @@ function Talk:work(units)
     elseif self.state == "cast" then
         self:begin_character()
         return 0, false, true
+    elseif self.state == "natures" then
+        return self:work_natures(units)
     elseif self.state == "turn" then
         self:begin_line()
         return 0
@@ -86,7 +90,21 @@ function Talk:begin_character()
             return
         end
     end
-    self.state = "turn"
+    self.state = "natures"
+end
+
+-- What the characters are is computed for all of them together: each weight is read once.
+function Talk:work_natures(units)
+    local events = self.trion.compute(self.sessions, units)
+    local done, ready = 0, 0
+    for i = 0, #self.sessions - 1 do
+        done = done + tonumber(events[i].units)
+        ready = ready + (events[i].kind == self.trion.TRION_EVENT_READY and 1 or 0)
+    end
+    if ready == #self.sessions then
+        self.state = "turn"
+    end
+    return done, false
 end
 
 function Talk:begin_line()

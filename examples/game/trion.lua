@@ -256,6 +256,30 @@ function trion.runtime(fields)
     return object(Runtime, out[0], lib.trion_runtime_free)
 end
 
+-- The handles in a table of sessions, their number, and a place for an event of each.
+local function list(sessions)
+    local handles, count = ffi.new("trion_session *[?]", #sessions), #sessions
+    for i, each in ipairs(sessions) do
+        handles[i - 1] = each.handle
+    end
+    return handles, count, ffi.new("trion_event[?]", count)
+end
+
+-- Session:advance() for a table of sessions of one model, at most TRION_MAX_SESSIONS, which share the units and go
+-- through the model together. Gives their events, an array that begins at 0.
+function trion.advance(sessions, units)
+    local handles, count, events = list(sessions)
+    check_error(lib.trion_sessions_advance(handles, count, units or ffi.cast("size_t", -1), events, failure))
+    return events
+end
+
+-- The same for Session:compute().
+function trion.compute(sessions, units)
+    local handles, count, events = list(sessions)
+    check_error(lib.trion_sessions_compute(handles, count, units or ffi.cast("size_t", -1), events, failure))
+    return events
+end
+
 -- A model from a file or a directory; with a runtime, or nil for the calling thread alone.
 function trion.open(path, runtime)
     local out = ffi.new("trion_model *[1]")
