@@ -14,10 +14,11 @@ use crate::workspace::Workspace;
 const GEMM_TOKENS: usize = 17;
 /// Rows and tokens of such a tile; as in `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
-/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, and the bytes of sums that a group of
-/// warps has there.
+/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, the units that a group of warps makes
+/// there at least for more tokens, and the bytes of its sums.
 const FEW: usize = 4;
 const TOKENS_AT_ONCE: usize = 8;
+const TOKENS_ROUNDS: usize = 8;
 const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
 /// Bytes of a row of activations that `prepare` keeps in shared memory, which it has 48 KiB of.
 const SHARED_ROW: usize = 40 << 10;
@@ -153,8 +154,8 @@ impl Pass<'_> {
         let linear = |product: &Product| &layer.projections[product.0 as usize];
         let shared = products.windows(2).all(|pair| same_input(linear(&pair[0]), linear(&pair[1])));
         let plain = products.iter().all(|product| linear(product).matrix.is_plain());
-        if shared && plain && self.batch < GEMM_TOKENS {
-            let first = linear(&products[0]);
+        let first = linear(&products[0]);
+        if shared && plain && !self.takes_tiles(&first.matrix, self.batch) {
             let together = Together::new(products.iter().map(|p| (&linear(p).matrix, self.at(p.1), p.2)));
             if self.batch == 1 && first.matrix.cols.is_multiple_of(32) && together.tiles <= WIDEST_ROW {
                 return self.project_token(&together, first, source, norm);
@@ -262,7 +263,9 @@ impl Pass<'_> {
         let by_tensor_cores = if pair { kernels.ternary_tokens_pair } else { kernels.ternary_tokens };
         if let Some(kernel) = by_tensor_cores.filter(|_| tokens > 1 && tiles <= WIDEST_ROW) {
             let (jobs, units) = together.units();
-            let (groups, blocks) = project_shape(units, tiles, multiprocessors, 1);
+            // Many tokens are work enough: then blocks of threads that do more.
+            let rounds = if tokens > TOKENS_AT_ONCE { TOKENS_ROUNDS } else { 1 };
+            let (groups, blocks) = project_shape(units, tiles, multiprocessors, rounds);
             let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
             let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
             return self.launch(kernel, grid, [32, groups * tiles], groups * UNIT_SUMS, args);
@@ -278,6 +281,12 @@ impl Pass<'_> {
         self.launch(kernel, [tokens.div_ceil(few), pieces, 1], [32, warps], 0, args)
     }
 
+    /// Whether a product is made by tiles of rows and tokens: many tokens, where tensor cores do not take them.
+    fn takes_tiles(&self, matrix: &DeviceMatrix, tokens: usize) -> bool {
+        let by_tensor_cores = self.kernels.ternary_tokens.is_some() && matrix.cols <= WIDEST_ROW * PIECE_COLS;
+        tokens >= GEMM_TOKENS && !by_tensor_cores
+    }
+
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
     fn multiply(&self, matrix: &DeviceMatrix, out: u64, sink: Sink, tokens: usize) -> Result<()> {
         let (config, kernels) = (self.config(), self.kernels);
@@ -287,7 +296,7 @@ impl Pass<'_> {
         let (weights, rows, pieces) = (matrix.weights, matrix.rows, matrix.rows.div_ceil(PIECE_ROWS));
         let divide = matrix.kind == Kind::Divide;
         let by_tokens = match matrix.kind {
-            Kind::Multiply | Kind::Divide if tokens >= GEMM_TOKENS => {
+            Kind::Multiply | Kind::Divide if self.takes_tiles(matrix, tokens) => {
                 let args = args![
                     weights,
                     out,
