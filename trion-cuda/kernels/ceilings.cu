@@ -7,8 +7,8 @@ extern "C" __global__ void touch(u32* at) {
     *at += 1;
 }
 
-// Reads of one word of a line of 128 bytes, one of `lines` (a power of two) in no order. All words are 0, which only the
-// read says: the address of each depends on the word before it.
+// Reads of one word of a line of 128 bytes, one of `lines` (a power of two) in no order. All words are 0, which only
+// the read says: the address of each depends on the word before it.
 extern "C" __global__ void chase(const u32* words, u32 lines, u32 seed, u32 steps, u32* out) {
     in_turn();
     u32 state = seed, word = 0;

@@ -44,14 +44,14 @@ pub struct Card {
 }
 
 impl Card {
-    /// A GeForce GTX 1050 of 2 GB, from what is published.
+    /// A GTX 1050 of 2 GB, from what is published.
     ///
-    /// - 5 multiprocessors of 128 lanes, 1.455 GHz (boost), 112 GB/s: NVIDIA's specification. Of those 112, 84.4 % count:
-    ///   what a Tesla P4 of the same generation reaches (162 of 192 GB/s; Jia et al. 2019, arXiv 1903.07486).
+    /// - 5 multiprocessors of 128 lanes, 1.455 GHz (boost), 112 GB/s: NVIDIA's specification. Of those 112, 84.4 %
+    ///   count: what a Tesla P4 of the same generation reaches (162 of 192 GB/s; Jia et al. 2019, arXiv 1903.07486).
     /// - `dp4a` in every lane: NVIDIA gives the P4, of compute capability 6.1 too, 22 int8 TOPS (2560 lanes, 1.06 GHz).
-    /// - 216 cycles to the second-level cache and 6 for an addition: Jia et al. for the P4. 450 to memory: of the 400 to
-    ///   500 that are reported for Pascal.
-    /// - The gap is nowhere published. 1.5 microseconds are assumed; one more makes a token of 2B4T 0.2 ms slower.
+    /// - 216 cycles to the second-level cache and 6 for an addition: Jia et al. for the P4. 450 to memory: of the 400
+    ///   to 500 that are reported for Pascal.
+    /// - The gap is nowhere published. 1.5 microseconds are assumed; one more makes a token of 2B4T 0.19 ms slower.
     pub const GTX_1050: Card = Card {
         multiprocessors: 5,
         clock: 1.455,
@@ -64,8 +64,12 @@ impl Card {
         overlaps: false,
     };
 
-    /// An H100 80GB HBM3 with the kernels of a GTX 1050: clock and copy as `trion-gpu-test --speed` found them, the gap of
-    /// an empty kernel in a graph. Half of its lanes, of which it has 128, take `dp4a`.
+    /// An H100 80GB HBM3 with the kernels of a GTX 1050.
+    ///
+    /// Copy and clock as `trion-gpu-test --speed` found them; the gap of an empty kernel in a graph, measured too; the
+    /// latencies rounded from measurements of whole kernels. Half of its 128 lanes take integers (CUDA C++ Programming
+    /// Guide, throughput of arithmetic instructions), 4 cycles for an addition as since Volta (Jia et al. 2018, arXiv
+    /// 1804.06826).
     pub const H100: Card = Card {
         multiprocessors: 132,
         clock: 1.98,
@@ -185,7 +189,7 @@ impl Launches<'_> {
         self.add("norm and quantisation", &work);
     }
 
-    /// A product of one token with a matrix that is no plain ternary one: `kernels/float_matrix.cu`, and others like it.
+    /// A product of one token with a matrix that is no plain ternary one: `kernels/float_matrix.cu` and its like.
     fn product(&mut self, name: &'static str, matrix: &Matrix<'_>) {
         let [rows, cols] = matrix.shape();
         let bytes = matrix_bytes(matrix).iter().sum();
@@ -350,8 +354,8 @@ pub fn prompt(model: &Model<'_>, options: &SessionOptions, tokens: usize, card: 
                     launches.prepare(cols, tokens);
                 }
                 let (blocks, tiles) = (tokens.div_ceil(64) * rows.div_ceil(64), cols.div_ceil(PIECE_COLS));
-                // 64 columns at a time: 512 `dp4a` of a lane, and 158 instructions that bring what they take. Each float
-                // is written; where something is added to it, or it is a gate, it is read as well.
+                // 64 columns at a time: 512 `dp4a` of a lane, and 158 instructions that bring what they take. Each
+                // float is written; where something is added to it, or it is a gate, it is read as well.
                 let reads =
                     if matches!(projection, Projection::Output | Projection::Down | Projection::Up) { 2 } else { 1 };
                 let work = Work {

@@ -38,7 +38,7 @@ fn with_2b4t<T>(look: impl FnOnce(&Model<'_>) -> T) -> T {
     }
     norms[LayerNorm::MlpSub as usize] = Some(&ones[..]);
     let layer = Layer { projections, norms };
-    let layers = [layer; 30];
+    let layers = vec![layer; 30];
     let (values, scales) = (vec![0; 128_256 * 2560], vec![1.0; 128_256]);
     let embedding = FloatMatrix::new(128_256, 2560, FloatData::I8 { values: &values, scales: &scales }).unwrap();
     look(&Model::new(config, Matrix::from(embedding), &layers, &ones[..2560], None).unwrap())
@@ -50,8 +50,8 @@ fn bytes(launches: &[Launch]) -> usize {
     launches.iter().map(|launch| launch.count * launch.bytes).sum()
 }
 
-/// Measured with `trion-gpu-test --speed` on an H100 80GB HBM3: ms of a token at positions 512 to 640 with the kernels of
-/// a GTX 1050 and with its own, and of a prompt of 512.
+/// Measured with `trion-gpu-test --speed` on an H100 80GB HBM3: ms of a token at positions 512 to 640 with the kernels
+/// of a GTX 1050 and with its own, and of a prompt of 512.
 const MEASURED: [f64; 3] = [1.259, 0.990, 36.0];
 
 #[test]

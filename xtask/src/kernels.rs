@@ -178,8 +178,8 @@ fn most_threads(ptx: &str, kernel: &str) -> Option<u32> {
 /// How many blocks of threads of a kernel a multiprocessor of compute capability 6.1 runs at once, and what part of its
 /// 64 warps that is, in per cent. Dynamic shared memory is not counted.
 ///
-/// The rules are those of NVIDIA's `cuda_occupancy.h`: 32 blocks and 96 KiB of shared memory in pieces of 256 bytes; four
-/// quarters with 16,384 registers each, which a warp takes in pieces of 256.
+/// The rules are those of NVIDIA's `cuda_occupancy.h`: 32 blocks and 96 KiB of shared memory in pieces of 256 bytes;
+/// four quarters with 16,384 registers each, which a warp takes in pieces of 256.
 fn fitting(registers: u32, shared: u32, threads: u32) -> (u32, f64) {
     let warps = threads.div_ceil(32);
     let by_registers = 16_384 / (registers * 32).next_multiple_of(256).max(256) * 4 / warps;
