@@ -404,6 +404,15 @@ fn a_plan_says_whether_a_model_fits_into_a_gpu() {
     let pieces = ["weights", "embedding", "cache", "scratch"].map(|piece| plan[piece].as_u64().unwrap());
     assert_eq!(pieces.iter().sum::<u64>(), plan["total"].as_u64().unwrap());
     assert_eq!((&plan["fits"], &plan["memory"]), (&true.into(), &2_000_000_000_u64.into()));
+    // A model of this size takes less than the 11 ms of one a hundred times larger; the words say that nobody measured.
+    let prediction = &plan["gtx_1050_prediction"];
+    let [ms, rate] = ["ms_per_token", "tokens_per_second"].map(|number| prediction[number].as_f64().unwrap());
+    assert!((0.1..5.0).contains(&ms) && (ms * rate - 1e3).abs() < 1e-6, "{prediction}");
+    let text = stdout(&trion(&["inspect", "--device", "cuda", "--context", "100"]));
+    assert!(text.contains("prediction, not measured: ") && text.contains("on a GTX 1050 at position 99,"), "{text}");
+    let json = stdout(&trion(&["inspect", "--device", "cuda", "--context", "100", "--json"]));
+    let short: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(short["gtx_1050_prediction"]["ms_per_token"].as_f64().unwrap() < ms);
     // Half the bytes for each key and value.
     let json = stdout(&trion(&["inspect", "--device", "cuda", "--cache", "f16", "--json"]));
     let half: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -1,5 +1,5 @@
-//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models]
-//! [MODEL ...]`.
+//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models |
+//! --predict] [MODEL ...]`. With `--predict` it says how fast a GTX 1050 and an H100 ought to be, which needs no GPU.
 //!
 //! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit
 //! differs.
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
+use trion_cuda::roofline::{self, Card, Launch, total_ms};
 use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
@@ -17,10 +18,19 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
-    let what = arguments.first().map_or("", String::as_str);
+    let what = arguments.first().cloned().unwrap_or_default();
     let (compares, speed) = (!what.starts_with("--only"), what.ends_with("speed"));
     if what.starts_with("--") {
         arguments.remove(0);
+    }
+    if what == "--predict" {
+        return match predict() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::FAILURE
+            }
+        };
     }
     let devices = match CudaDevice::open(0).and_then(both_kernel_sets) {
         Ok(devices) => devices,
@@ -358,10 +368,53 @@ fn speed_of_gemv(device: &CudaDevice) -> Outcome<()> {
     Ok(())
 }
 
+/// What `speed_of_2b4t` measures, and its options.
+const PROMPT: usize = 512;
+const DECODED: usize = 128;
+const OPTIONS: SessionOptions =
+    SessionOptions { max_batch: PROMPT, cache: CacheType::F16, ..SessionOptions::new(1024) };
+
+/// Milliseconds that are predicted of a token in the middle of those decoded, and of the prompt.
+fn predicted(model: &Model, card: &Card) -> [f64; 2] {
+    let token = roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, card);
+    [total_ms(&token), total_ms(&roofline::prompt(model.core(), &OPTIONS, PROMPT, card))]
+}
+
+/// What a GTX 1050 and an H100 ought to need, from their ceilings alone.
+fn predict() -> Outcome<()> {
+    let model = random_model(&shape_2b4t(), FloatFormat::Int8, 1)?;
+    let card = Card::GTX_1050;
+    println!("{card:?}");
+    print_launches("a token", &roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, &card), &card);
+    print_launches("a prompt", &roofline::prompt(model.core(), &OPTIONS, PROMPT, &card), &card);
+    println!("{:?}", Card::H100);
+    for (set, overlaps) in [(KernelSet::Sm61, false), (KernelSet::Sm90, true)] {
+        let [token, prompt] = predicted(&model, &Card { overlaps, ..Card::H100 });
+        println!("H100, {set:?}: {token:.3} ms a token at position 576, {prompt:.1} ms a prompt of 512 by dp4a");
+    }
+    Ok(())
+}
+
+fn print_launches(what: &str, launches: &[Launch], card: &Card) {
+    let heads = ["count", "blocks", "threads", "MB", "M dp4a", "us each", "ms"];
+    let [count, blocks, threads, mb, dp4a, micros, ms] = heads;
+    println!("{what:22}  {count:>5}  {blocks:>6}  {threads:>7}  {mb:>7}  {dp4a:>7}  {micros:>8}  {ms:>7}");
+    let mut bytes = 0.0;
+    for launch in launches {
+        let Launch { name, count, shape: [blocks, threads], micros, .. } = *launch;
+        let (mb, dp4a) = (launch.bytes as f64 / 1e6, launch.dp4a as f64 / 1e6);
+        bytes += mb * count as f64 / 1e3;
+        let ms = count as f64 * micros / 1e3;
+        println!("{name:22}  {count:>5}  {blocks:>6}  {threads:>7}  {mb:>7.2}  {dp4a:>7.2}  {micros:>8.1}  {ms:>7.3}");
+    }
+    let (ms, floor) = (total_ms(launches), 1e3 * bytes / card.bandwidth);
+    println!("{what}: {ms:.2} ms; its {bytes:.3} GB alone {floor:.2} ms at {:.1} GB/s", card.bandwidth);
+}
+
 /// Time of a token at position 512 and of a prompt of 512, at the shape of 2B4T with random weights and an int8 head.
 fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     let model = random_model(&shape_2b4t(), FloatFormat::Int8, 1)?;
-    let options = SessionOptions { max_batch: 512, cache: CacheType::F16, ..SessionOptions::new(1024) };
+    let options = OPTIONS;
     println!("{:?}", trion_cuda::MemoryPlan::new(model.core(), &options, device.multiprocessors()));
     let start = Instant::now();
     let uploaded = CudaModel::upload(device, model.core())?;
@@ -376,21 +429,20 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     )?;
     println!("2b4t shape, prompt 80, decode 8: {}", failed.as_deref().unwrap_or("equal"));
 
-    let prompt = tokens(&model, 512);
+    let prompt = tokens(&model, PROMPT);
     let mut session = CudaSession::new(&uploaded, options)?;
     session.evaluate(&prompt)?;
     session.greedy(8)?;
-    let mut times = Vec::new();
+    let (mut prompt_times, mut token_times) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         session.rewind(0)?;
         let start = Instant::now();
         session.evaluate(&prompt)?;
-        let prompt_time = start.elapsed().as_secs_f64() * 1e3;
+        prompt_times.push(start.elapsed().as_secs_f64() * 1e3);
         let start = Instant::now();
-        session.greedy(128)?;
-        times.push((prompt_time, start.elapsed().as_secs_f64() * 1e3 / 128.0));
+        session.greedy(DECODED)?;
+        token_times.push(start.elapsed().as_secs_f64() * 1e3 / DECODED as f64);
     }
-    println!("ms of a prompt of 512, ms a token of 128 greedy ones behind it: {times:.3?}");
     session.rewind(512)?;
     session.evaluate(&[1])?;
     for count in [2, 4, 8, 16] {
@@ -402,6 +454,24 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         batch.greedy(&mut rows, 128)?;
         let step = start.elapsed().as_secs_f64() * 1e3 / 128.0;
         println!("{count} sessions together: {step:.3} ms a step, {:.0} tokens/s", count as f64 / step * 1e3);
+    }
+    drop(session);
+    let card = measure::card(device)?;
+    println!("{card:?}");
+    let measured = [&mut token_times, &mut prompt_times].map(|times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    });
+    let names = ["a token at positions 512 to 640", "a prompt of 512"];
+    for ((name, measured), predicted) in names.into_iter().zip(measured).zip(predicted(&model, &card)) {
+        // Prompts are reckoned as `dp4a` makes them.
+        if card.overlaps && name.contains("prompt") {
+            println!("{name}: {measured:.3} ms by tensor cores");
+            continue;
+        }
+        let ratio = predicted / measured;
+        let judgement = if (0.75..=1.25).contains(&ratio) { "within" } else { "not within" };
+        println!("{name}: {measured:.3} ms, predicted {predicted:.3}, ratio {ratio:.2}, {judgement} 25 %");
     }
     Ok(usize::from(failed.is_some()))
 }

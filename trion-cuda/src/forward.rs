@@ -30,11 +30,11 @@ const ATTENTION_COLUMNS: usize = 8;
 const ATTENTION_THREADS: usize = 256;
 /// Pieces of 256 columns of a row that `kernels/project.cu` takes, and warps of a block of threads there: of the usual
 /// kernels and of those for wide rows.
-const WIDEST_ROW: usize = 32;
-const PROJECT_WARPS: usize = 20;
+pub(crate) const WIDEST_ROW: usize = 32;
+pub(crate) const PROJECT_WARPS: usize = 20;
 /// Groups of warps there, and pieces of 8 rows that a group makes at least, by measurement.
 const PROJECT_GROUPS: usize = 16;
-const PROJECT_ROUNDS: usize = 3;
+pub(crate) const PROJECT_ROUNDS: usize = 3;
 
 /// What happens to the outputs of a projection; as `SINK_...` in `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,12 +412,9 @@ impl Pass<'_> {
             self.at(Piece::Query),
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
-        // A block of threads takes several pieces of columns where there are enough blocks, as it makes weights once.
-        let all = config.head_dim.div_ceil(ATTENTION_COLUMNS);
-        let blocks = (2 * self.model().device.multiprocessors()).div_ceil(parts * rows);
-        let each = all.div_ceil(blocks);
+        let (blocks, each) = output_shape(config.head_dim, parts * rows, self.model().device.multiprocessors());
         let sums = 4 * each * ATTENTION_HEADS * ATTENTION_COLUMNS;
-        self.launch(kernel, [parts, all.div_ceil(each), rows], [ATTENTION_THREADS, 1], sums, args)
+        self.launch(kernel, [parts, blocks, rows], [ATTENTION_THREADS, 1], sums, args)
     }
 
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
@@ -504,10 +501,23 @@ impl Together {
 
 /// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns, of which a
 /// group makes `least_rounds` at least.
-fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize, least_rounds: usize) -> (usize, usize) {
+pub(crate) fn project_shape(
+    pieces: usize,
+    tiles: usize,
+    multiprocessors: usize,
+    least_rounds: usize,
+) -> (usize, usize) {
     let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
     let rounds = pieces.div_ceil(groups * multiprocessors).max(least_rounds);
     (groups, pieces.div_ceil(groups * rounds))
+}
+
+/// Blocks of threads that share the columns of a head's outputs, and pieces of columns of each, where the rest of the grid
+/// has so many: several pieces where there are enough blocks, as each makes all weights.
+pub(crate) fn output_shape(head_dim: usize, parts: usize, multiprocessors: usize) -> (usize, usize) {
+    let all = head_dim.div_ceil(ATTENTION_COLUMNS);
+    let each = all.div_ceil((2 * multiprocessors).div_ceil(parts));
+    (all.div_ceil(each), each)
 }
 
 /// Whether two projections read the same prepared input.

@@ -28,6 +28,7 @@ pub mod measure;
 mod memory;
 mod model;
 mod plan;
+pub mod roofline;
 mod session;
 mod state;
 mod together;

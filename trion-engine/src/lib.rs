@@ -61,4 +61,4 @@ pub use trion_core::{
     SamplerOptions, Serial, SessionOptions,
 };
 #[cfg(feature = "cuda")]
-pub use trion_cuda::{Error as CudaError, MemoryPlan};
+pub use trion_cuda::{Error as CudaError, MemoryPlan, roofline};
