@@ -30,6 +30,7 @@ mod model;
 mod plan;
 mod session;
 mod state;
+mod top_k;
 
 pub use device::CudaDevice;
 pub use error::{Error, Result};

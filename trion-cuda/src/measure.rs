@@ -4,18 +4,23 @@ use std::time::Instant;
 
 use cudarc::driver::DevicePtr;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use trion_core::{Error as CoreError, TokenLogit};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Result};
 use crate::forward::warps_for;
 use crate::kernels::{Job, Jobs, Shape, args, launch};
 use crate::layout::{PIECE_BYTES, PIECE_COLS, PIECE_ROWS, aligned};
+use crate::session::CudaSession;
+use crate::top_k;
 
 /// Bytes of a copy, and of all the weights that a measurement goes through: far more than any cache holds.
 const COPY_BYTES: usize = 1 << 30;
 const WEIGHT_BYTES: usize = 400_000_000;
 /// Launches of a graph between two looks at the clock.
 const LAUNCHES: usize = 8;
+/// Times that the largest logits are looked for in a graph.
+const TOP_K_REPEATS: usize = 20;
 /// Times that everything is done; the median counts.
 const REPEATS: usize = 15;
 
@@ -91,6 +96,52 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
         stream.synchronize().doing("measuring")
     })?;
     Ok(seconds / (LAUNCHES * count) as f64 * 1e6)
+}
+
+/// What [`CudaSession::top_k`](crate::CudaSession::top_k) finds in each row of logits `[rows, vocab_size]`: `k` tokens, or
+/// all, behind those of the row before; and the microseconds that it takes, in a graph, without the way to the host.
+///
+/// # Errors
+/// [`crate::Error::Core`] if `k` is 0 or too large, or the logits are no rows; [`crate::Error::Memory`],
+/// [`crate::Error::Driver`].
+pub fn top_k(device: &CudaDevice, logits: &[f32], rows: usize, k: usize) -> Result<(Vec<TokenLogit>, f64)> {
+    let (vocab_size, limit) = (logits.len() / rows.max(1), CudaSession::MOST_CANDIDATES);
+    if k == 0 || k > limit {
+        return Err(CoreError::Options { field: "k", found: k, limit }.into());
+    }
+    if vocab_size == 0 || rows * vocab_size != logits.len() {
+        return Err(CoreError::Options { field: "rows", found: rows, limit: logits.len() }.into());
+    }
+    let stream = device.stream()?;
+    let (bytes, work_bytes, keep) = (aligned(4 * logits.len()), top_k::scratch_bytes(vocab_size), k.min(vocab_size));
+    let mut memory = device.allocate(&stream, bytes + rows * work_bytes, "a measurement", "close other programs")?;
+    stream.memcpy_htod(bytemuck::cast_slice(logits), &mut memory).doing("copying logits")?;
+    let base = memory.device_ptr(&stream).0;
+    let work = base + bytes as u64;
+
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    stream.begin_capture(mode).doing("beginning a graph")?;
+    let mut found = Ok(work);
+    for _ in 0..TOP_K_REPEATS {
+        found = found.and_then(|_| top_k::find(&stream, device.kernels(), base, [rows, vocab_size], keep, work));
+    }
+    let graph = stream.end_capture(CUgraphInstantiate_flags(0));
+    let at = (found? - base) as usize;
+    let Some(graph) = graph.doing("making a graph")? else { return Ok((Vec::new(), f64::NAN)) };
+    let seconds = median(|| {
+        graph.launch().doing("measuring")?;
+        stream.synchronize().doing("measuring")
+    })?;
+    let mut all = Vec::with_capacity(rows * keep);
+    for row in 0..rows {
+        let mut words = vec![[0_u32; 2]; keep];
+        let first = at + row * work_bytes;
+        let from = memory.slice(first..first + keep * size_of::<[u32; 2]>());
+        stream.memcpy_dtoh(&from, bytemuck::cast_slice_mut(&mut words)).doing("copying from the GPU")?;
+        stream.synchronize().doing("waiting for the GPU")?;
+        all.extend(top_k::candidates(&words));
+    }
+    Ok((all, seconds / TOP_K_REPEATS as f64 * 1e6))
 }
 
 /// Seconds of the work, which waits for the GPU: the median, after two that do not count.
