@@ -315,8 +315,8 @@ fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType
     Ok(difference("rewound", loaded.evaluate(rest)?, &expected))
 }
 
-/// Tokens drawn from the largest logits that the GPU finds, against those drawn on the CPU from all; and sessions that are
-/// copied and saved while the GPU alone has their logits.
+/// Tokens drawn from the largest logits that the GPU finds, against those drawn on the CPU from all; and sessions that
+/// are copied and saved while the GPU alone has their logits.
 fn sampling(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Option<String>> {
     let context = 40.min(model.config().max_position_embeddings);
     let options = SessionOptions { max_batch: 4.min(context), cache, ..SessionOptions::new(context) };
@@ -410,11 +410,17 @@ fn random(state: &mut u64) -> u32 {
     (*state >> 32) as u32
 }
 
+/// A number of a random one and of the place in its row.
+type Numbers = &'static dyn Fn(u32, usize) -> f32;
+
+/// Between -8 and 8.
+fn wide(random: u32) -> f32 {
+    (random >> 8) as f32 / (1 << 20) as f32 - 8.0
+}
+
 /// The largest logits of random rows, with ties, zeros of both signs, NaN and infinities, against the host's.
 fn compare_top_k(device: &CudaDevice) -> Outcome<Option<String>> {
-    // A number between -8 and 8.
-    let wide = |r: u32| (r >> 8) as f32 / (1 << 20) as f32 - 8.0;
-    let kinds: [(&str, &dyn Fn(u32, usize) -> f32); 9] = [
+    let kinds: [(&str, Numbers); 9] = [
         ("random", &|r, _| wide(r)),
         ("any bits", &|r, _| f32::from_bits(r)),
         ("few numbers", &|r, _| wide(r).floor()),

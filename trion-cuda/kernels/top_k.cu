@@ -1,9 +1,9 @@
 // The largest logits with their tokens; of equals, those of the smallest tokens. A NaN counts as the smallest finite
 // number.
 //
-// Each block of threads finds the best of a chunk, then one block the best of those, or first several: what a chunk keeps
-// is at most an eighth of it. A bound is guessed bit by bit, by counting how many keys reach it; nothing is sorted before
-// the end, and nothing depends on which thread comes first.
+// Each block of threads finds the best of a chunk, then one block the best of those, or first several: what a chunk
+// keeps is at most an eighth of it. A bound is guessed bit by bit, by counting how many keys reach it; nothing is sorted
+// before the end, and nothing depends on which thread comes first.
 #include "common.cuh"
 
 #define THREADS 512
@@ -43,8 +43,8 @@ DEVICE int reach(const u32 (&keys)[ITEMS], u32 bound, int* round) {
     return *round;
 }
 
-// The largest bound that at least `keep` of the block's keys reach, or a lower one that no more reach. `reached` says how
-// many do: more than `keep` only where keys are equal.
+// The largest bound that at least `keep` of the block's keys reach, or a lower one that no more reach. `reached` says
+// how many do: more than `keep` only where keys are equal.
 template <int BITS>
 DEVICE u32 bound_of(const u32 (&keys)[ITEMS], int keep, int* rounds, int& reached) {
     u32 bound = 0;
@@ -58,7 +58,7 @@ DEVICE u32 bound_of(const u32 (&keys)[ITEMS], int keep, int* rounds, int& reache
     return bound;
 }
 
-// The best `keep` of row blockIdx.y of `input`, `count` of them, chunk by chunk: at `keep * chunk` of that row of `best`,
+// The best `keep` of each chunk of row blockIdx.y of `input`, `count` of them: at `keep * chunk` of that row of `best`,
 // fewer of a chunk that has no more. If there is one chunk, they are in order. Grid: chunks, rows.
 template <class Input>
 DEVICE void best_of_chunk(const Input* input, int count, int input_stride, int keep, Candidate* best, int best_stride) {
@@ -83,8 +83,8 @@ DEVICE void best_of_chunk(const Input* input, int count, int input_stride, int k
     }
     __syncthreads();
 
-    // Twice: by the logits, then among equals by the tokens, of which the smaller ones have the larger keys. What is above
-    // the first bound is kept in any case.
+    // By the logits, then among equals by the tokens, of which the smaller ones have the larger keys. What is above the
+    // first bound is kept in any case.
     int reached;
     u32 bound = bound_of<32>(keys, keep, rounds, reached), second = 0;
     if (reached != keep) {

@@ -98,8 +98,8 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
     Ok(seconds / (LAUNCHES * count) as f64 * 1e6)
 }
 
-/// What [`CudaSession::top_k`](crate::CudaSession::top_k) finds in each row of logits `[rows, vocab_size]`: `k` tokens, or
-/// all, behind those of the row before; and the microseconds that it takes, in a graph, without the way to the host.
+/// What [`CudaSession::top_k`] finds in each row of logits `[rows, vocab_size]`: `k` tokens, or all, behind those of the
+/// row before; and the microseconds that it takes, in a graph, without the way to the host.
 ///
 /// # Errors
 /// [`crate::Error::Core`] if `k` is 0 or too large, or the logits are no rows; [`crate::Error::Memory`],
