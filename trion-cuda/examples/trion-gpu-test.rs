@@ -13,7 +13,7 @@ use trion_core::{
     Activation, CacheType, Config, FloatData, Logits, Matrix, Progress, Sampler, SamplerOptions, SessionOptions,
     TokenLogit,
 };
-use trion_cuda::{CudaDevice, CudaModel, CudaSession, KernelSet, measure};
+use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -183,10 +183,10 @@ fn compare_model(
         }
         let (mut moved, mut sampled) = (None, None);
         for uploaded in &uploaded {
-            moved = moved.or(operations(model, uploaded, pool, cache)?);
+            moved = moved.or(operations(model, uploaded, pool, cache)?).or(together(model, uploaded, cache)?);
             sampled = sampled.or(sampling(model, uploaded, pool, cache)?);
         }
-        for (what, outcome) in [("all, fork, save, load", moved), ("sampling", sampled)] {
+        for (what, outcome) in [("all, fork, save, batch", moved), ("sampling", sampled)] {
             failed += usize::from(outcome.is_some());
             let result = outcome.unwrap_or_else(|| "equal".to_owned());
             println!("{name:44}  {:>5}  {what:>22}  {result}", format!("{cache:?}"));
@@ -372,6 +372,52 @@ fn sampling(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType) 
     Ok(None)
 }
 
+/// Sessions that advance together, at different positions, against each alone.
+fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Option<String>> {
+    let context = 100.min(model.config().max_position_embeddings);
+    let (mut alone, mut joined) = (Vec::new(), Vec::new());
+    for i in 0..9_usize {
+        // Contexts differ, so that caches are laid out differently.
+        let options = SessionOptions { max_batch: 8, cache, ..SessionOptions::new(context - i) };
+        let mut session = CudaSession::new(uploaded, options)?;
+        session.push(&tokens(model, 1 + 9 * i % (context - 30)))?;
+        joined.push(session.fork()?);
+        alone.push(session);
+    }
+    let mut batch = CudaBatch::new(uploaded, 9, context)?;
+    for (round, count) in [9, 8, 1, 2, 5].into_iter().enumerate() {
+        let mut rows: Vec<&mut CudaSession> = joined.iter_mut().take(count).collect();
+        if round > 0 {
+            for row in &mut rows {
+                row.push(&[3])?;
+            }
+        }
+        if round == 3 {
+            // The batch finds these logits on the device alone.
+            let _ = rows[0].compute(usize::MAX)?;
+        }
+        let _ = batch.advance(&mut rows)?;
+        batch.greedy(&mut rows, 2)?;
+        for session in alone.iter_mut().take(count) {
+            if round > 0 {
+                session.push(&[3])?;
+            }
+            let _ = session.advance(usize::MAX)?;
+            session.greedy(2)?;
+        }
+        for (i, (joined, alone)) in joined.iter().zip(&alone).take(count).enumerate() {
+            if joined.tokens() != alone.tokens() {
+                return Ok(Some(format!("{count} sessions together, session {i}: other tokens")));
+            }
+            let (found, expected) = (joined.logits().unwrap_or(&[]), alone.logits().unwrap_or(&[]));
+            if let Some(what) = difference(&format!("{count} sessions together, session {i}"), found, expected) {
+                return Ok(Some(what));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// The largest logits, as the sampler orders them.
 fn largest(logits: &[f32]) -> Vec<TokenLogit> {
     let number = |l: &TokenLogit| if l.logit.is_nan() { f32::MIN } else { l.logit };
@@ -510,12 +556,31 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         times.push((prompt_time, start.elapsed().as_secs_f64() * 1e3 / 128.0));
     }
     println!("ms of a prompt of 512, ms a token of 128 greedy ones behind it: {times:.3?}");
+    let sampled = sampling_times(&mut session, &prompt)?;
+    println!("ms a token of 128 drawn by top-k 40, from the largest logits and from all: {sampled:.3?}");
+    session.rewind(512)?;
+    session.evaluate(&[1])?;
+    for count in [2, 4, 8, 16] {
+        let mut sessions = (0..count).map(|_| session.fork()).collect::<Result<Vec<_>, _>>()?;
+        let mut rows: Vec<&mut CudaSession> = sessions.iter_mut().collect();
+        let mut batch = CudaBatch::new(&uploaded, count, options.context)?;
+        batch.greedy(&mut rows, 8)?;
+        let start = Instant::now();
+        batch.greedy(&mut rows, 128)?;
+        let step = start.elapsed().as_secs_f64() * 1e3 / 128.0;
+        println!("{count} sessions together: {step:.3} ms a step, {:.0} tokens/s", count as f64 / step * 1e3);
+    }
+    Ok(usize::from(failed.is_some()) + usize::from(sampled.is_none()))
+}
+
+/// Milliseconds of a drawn token behind a prompt: from the largest logits, and from all. None if other tokens are drawn.
+fn sampling_times(session: &mut CudaSession, prompt: &[u32]) -> Outcome<Option<[f64; 2]>> {
     let options = SamplerOptions { temperature: 0.8, top_k: 40, seed: 7, ..SamplerOptions::GREEDY };
     let (mut times, mut texts) = ([0.0; 2], [Vec::new(), Vec::new()]);
     for (i, reads_all) in [false, true].into_iter().enumerate() {
         let mut sampler = Sampler::new(options)?;
         session.rewind(0)?;
-        session.evaluate(&prompt)?;
+        session.evaluate(prompt)?;
         let start = Instant::now();
         for _ in 0..128 {
             let token = if reads_all {
@@ -531,10 +596,5 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         session.read_logits()?;
         times[i] = start.elapsed().as_secs_f64() * 1e3 / 128.0;
     }
-    println!("ms a token of 128 drawn by top-k 40, from the largest logits and from all: {times:.3?}");
-    if texts[0] != texts[1] {
-        println!("the two draw other tokens");
-        return Ok(1 + usize::from(failed.is_some()));
-    }
-    Ok(usize::from(failed.is_some()))
+    Ok((texts[0] == texts[1]).then_some(times))
 }

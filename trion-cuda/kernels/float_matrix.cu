@@ -75,9 +75,13 @@ DEVICE void product(const uint4* weights, const float* row_scales, const float* 
 
 PRODUCT(float_product_f32, F32, 1)
 PRODUCT(float_product_f32_4, F32, 4)
+PRODUCT(float_product_f32_8, F32, 8)
 PRODUCT(float_product_f16, F16, 1)
 PRODUCT(float_product_f16_4, F16, 4)
+PRODUCT(float_product_f16_8, F16, 8)
 PRODUCT(float_product_bf16, Bf16, 1)
 PRODUCT(float_product_bf16_4, Bf16, 4)
+PRODUCT(float_product_bf16_8, Bf16, 8)
 PRODUCT(float_product_i8, I8, 1)
 PRODUCT(float_product_i8_4, I8, 4)
+PRODUCT(float_product_i8_8, I8, 8)

@@ -63,10 +63,11 @@ impl Drop for Module {
 }
 
 macro_rules! kernels {
-    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)*) => {
+    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)* only $only:literal: $($new:ident)*;) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
             $($(pub(crate) $kernel: Kernel,)*)*
+            $(pub(crate) $new: Option<Kernel>,)*
             /// Which of them these are.
             pub(crate) set: KernelSet,
             /// What they belong to.
@@ -85,7 +86,13 @@ macro_rules! kernels {
                     $($kernel = module.kernel(stringify!($kernel), waits)?;)*
                     modules.push(module);
                 })*
-                Ok(Kernels { $($($kernel,)*)* set, _modules: modules })
+                $(let mut $new = None;)*
+                if set == KernelSet::Sm90 {
+                    let module = Module::load(context, include_str!(concat!("../ptx/", $only)))?;
+                    $($new = Some(module.kernel(stringify!($new), true)?);)*
+                    modules.push(module);
+                }
+                Ok(Kernels { $($($kernel,)*)* $($new,)* set, _modules: modules })
             }
         }
     };
@@ -106,8 +113,9 @@ kernels! {
     "sm_61/attention_token.ptx" and "sm_90/attention_token.ptx": attention_scores_f32 attention_scores_f16
         attention_outputs_f32 attention_outputs_f16;
     "sm_61/embed.ptx" and "sm_90/embed.ptx": begin embed;
-    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f16
-        float_product_f16_4 float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
+    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f32_8
+        float_product_f16 float_product_f16_4 float_product_f16_8 float_product_bf16 float_product_bf16_4
+        float_product_bf16_8 float_product_i8 float_product_i8_4 float_product_i8_8;
     "sm_61/gemm.ptx": ternary_gemm;
     "sm_61/prepare.ptx" and "sm_90/prepare.ptx": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14
         prepare_row_20;
@@ -116,6 +124,7 @@ kernels! {
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
     "sm_61/top_k.ptx" and "sm_90/top_k.ptx": top_k_logits top_k_candidates;
+    only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 
 /// One matrix of a launch; as `Job` in `kernels/jobs.cuh`.

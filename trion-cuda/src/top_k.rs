@@ -92,14 +92,13 @@ impl CudaSession {
             return Err(CoreError::NoTokens.into());
         }
         self.put_last_logits()?;
-        let vocab_size = self.model.config().vocab_size;
+        let work = &self.work;
+        let (vocab_size, kernels) = (work.model.config().vocab_size, work.model.device().kernels());
         let keep = k.min(vocab_size);
-        let at = |piece| self.base + self.sizes.offset(piece) as u64;
-        let work = at(Piece::TopK);
-        let kernels = self.model.device().kernels();
-        let found = find(&self.stream, kernels, at(Piece::Logits), [1, vocab_size], keep, work)?;
+        let (logits, first) = (work.at(Piece::Logits), work.at(Piece::TopK));
+        let found = find(&work.stream, kernels, logits, [1, vocab_size], keep, first)?;
         let mut words = vec![[0_u32; 2]; keep];
-        self.read(Piece::TopK, (found - work) as usize, bytemuck::cast_slice_mut(&mut words))?;
+        work.read(Piece::TopK, (found - first) as usize, bytemuck::cast_slice_mut(&mut words))?;
         Ok(candidates(&words))
     }
 }
