@@ -126,8 +126,8 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
 }
 
 // Outputs, in place of the queries `[rows, heads, head_dim]`. `pieces` is the grid's size in positions when the scores
-// were made. Grid: parts of heads, pieces of 8 columns (a block takes every gridDim.y-th), rows. Dynamic shared memory:
-// 4 * 8 floats for each piece of columns of a block.
+// were made. Grid: parts of heads, parts of the pieces of 8 columns, rows. Dynamic shared memory: 4 * 8 floats for each
+// piece of columns of a block.
 //
 // 1024 positions at a time.
 template <class F>
@@ -141,10 +141,12 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.z;
     const Heads own(heads, kv_heads, blockIdx.x);
     const Slot slot = slots[row];
-    int positions = slot.position + 1, step = gridDim.y * COLUMNS;
+    int positions = slot.position + 1;
+    int all = (head_dim + COLUMNS - 1) / COLUMNS, each = (all + gridDim.y - 1) / gridDim.y * COLUMNS;
+    int begin = blockIdx.y * each, end = min(begin + each, head_dim);
     const typename F::Bits* values = cache_of<F>(slot, layer, own.kv, kv_heads, head_dim);
     values += (size_t)slot.context * head_dim;
-    fetch(values + blockIdx.y * COLUMNS, positions - 1, head_dim * sizeof(typename F::Bits));
+    fetch(values + begin, positions - 1, head_dim * sizeof(typename F::Bits));
     scores += ((size_t)row * heads + own.first) * stride;
     largest += ((size_t)row * heads + own.first) * pieces;
     out += ((size_t)row * heads + own.first) * head_dim;
@@ -172,7 +174,7 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
 #pragma unroll
             for (int n = 0; n < ATTENTION_BLOCK; n++) loaded[n] = v[min(n, count - 1) * head_dim];
         };
-        load(blockIdx.y * COLUMNS);
+        load(begin);
         float raw[POSITIONS / THREADS][HEADS];
 #pragma unroll
         for (int i = 0; i < POSITIONS / THREADS; i++) {
@@ -215,8 +217,8 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
             for (int b = 0; b < blocks; b++) total = add(total, sums[b][head]);
         }
         float* output = outputs + threadIdx.x;
-        for (int column = blockIdx.y * COLUMNS; column < head_dim; column += step, output += HEADS * COLUMNS) {
-            if (column != (int)blockIdx.y * COLUMNS) load(column);
+        for (int column = begin; column < end; column += COLUMNS, output += HEADS * COLUMNS) {
+            if (column != begin) load(column);
             if (block < blocks && column + d < head_dim) {
                 float2 x = {0.0f, 0.0f};
 #pragma unroll
@@ -252,7 +254,7 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
         make_scores<F>(slots, layer, query, key, value, q_norm, k_norm, eps, heads, kv_heads, head_dim, c, scores,     \
                        stride, largest);                                                                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_outputs_##suffix(                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_outputs_##suffix(                           \
         const Slot* slots, int layer, const float* scores, int stride, const float* largest, int pieces, int heads,    \
         int kv_heads, int head_dim, float* out) {                                                                      \
         make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out);                \
