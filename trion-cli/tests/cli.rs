@@ -380,18 +380,24 @@ fn an_answer_follows_a_constraint() {
 
 #[test]
 fn a_gpu_writes_the_same_text_or_says_why_it_is_not_there() {
-    let text = stdout(&trion(&["generate", "-n", "8", "--device", "cpu"]));
-    // Whether there is a GPU or not.
-    assert_eq!(stdout(&trion(&["generate", "-n", "8", "--device", "auto"])), text);
-    let output = trion(&["generate", "-n", "8", "--device", "cuda"]);
-    if output.status.success() {
-        assert_eq!(stdout(&output), text);
-    } else {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
-        let expected = if cfg!(feature = "cuda") { "NVIDIA" } else { "feature `cuda`" };
-        assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
-        assert!(errors.contains("help: --device cpu computes the same"), "{errors}");
+    for options in ["", "--temperature 0.8 --top-k 40 --repetition-penalty 1.1 --seed 7", "--temperature 1 --seed 3"] {
+        let generate = |device| {
+            let arguments = ["generate", "-n", "8", "--device", device];
+            trion(&arguments.into_iter().chain(options.split_whitespace()).collect::<Vec<_>>())
+        };
+        let text = stdout(&generate("cpu"));
+        // Whether there is a GPU or not.
+        assert_eq!(stdout(&generate("auto")), text);
+        let output = generate("cuda");
+        if output.status.success() {
+            assert_eq!(stdout(&output), text);
+        } else {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{errors}");
+            let expected = if cfg!(feature = "cuda") { "NVIDIA" } else { "feature `cuda`" };
+            assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
+            assert!(errors.contains("help: --device cpu computes the same"), "{errors}");
+        }
     }
     assert!(failure(&["generate", "--device", "gpu"], 2).contains("expected cpu, cuda, cuda:NUMBER or auto"));
 }

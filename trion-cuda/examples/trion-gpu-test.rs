@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
+use trion_core::{
+    Activation, CacheType, Config, FloatData, Logits, Matrix, Progress, Sampler, SamplerOptions, SessionOptions,
+    TokenLogit,
+};
 use trion_cuda::roofline::{self, Card, Launch, total_ms};
 use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
@@ -72,6 +75,12 @@ fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -
     println!("kernels: {:?}", devices.iter().map(CudaDevice::kernel_set).collect::<Vec<_>>());
     let pool = Pool::new(0)?;
     let mut failed = 0;
+    for device in if compares { devices } else { &[] } {
+        let outcome = compare_top_k(device)?;
+        failed += usize::from(outcome.is_some());
+        let result = outcome.unwrap_or_else(|| "equal".to_owned());
+        println!("{:?}, the largest logits of random rows: {result}", device.kernel_set());
+    }
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
     for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
@@ -92,6 +101,7 @@ fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -
         for device in devices {
             println!("{:?}", device.kernel_set());
             speed_of_gemv(device)?;
+            speed_of_top_k(device)?;
             failed += speed_of_2b4t(device, &pool)?;
         }
     }
@@ -181,13 +191,16 @@ fn compare_model(
             let result = outcome.unwrap_or_else(|| "equal".to_owned());
             println!("{name:44}  {:>5}  {prompt:>6}  {max_batch:>6}  {decode:>6}  {result}", format!("{cache:?}"));
         }
-        let mut outcome = None;
+        let (mut moved, mut sampled) = (None, None);
         for uploaded in &uploaded {
-            outcome = outcome.or(operations(model, uploaded, pool, cache)?).or(together(model, uploaded, cache)?);
+            moved = moved.or(operations(model, uploaded, pool, cache)?).or(together(model, uploaded, cache)?);
+            sampled = sampled.or(sampling(model, uploaded, pool, cache)?);
         }
-        failed += usize::from(outcome.is_some());
-        let result = outcome.unwrap_or_else(|| "equal".to_owned());
-        println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, batch");
+        for (what, outcome) in [("all, fork, save, batch", moved), ("sampling", sampled)] {
+            failed += usize::from(outcome.is_some());
+            let result = outcome.unwrap_or_else(|| "equal".to_owned());
+            println!("{name:44}  {:>5}  {what:>22}  {result}", format!("{cache:?}"));
+        }
     }
     Ok(failed)
 }
@@ -312,6 +325,63 @@ fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType
     Ok(difference("rewound", loaded.evaluate(rest)?, &expected))
 }
 
+/// Tokens drawn from the largest logits that the GPU finds, against those drawn on the CPU from all; and sessions that
+/// are copied and saved while the GPU alone has their logits.
+fn sampling(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType) -> Outcome<Option<String>> {
+    let context = 40.min(model.config().max_position_embeddings);
+    let options = SessionOptions { max_batch: 4.min(context), cache, ..SessionOptions::new(context) };
+    let prompt = tokens(model, 6.min(context / 2));
+    let warm = SamplerOptions { temperature: 0.8, top_k: 40, seed: 7, ..SamplerOptions::GREEDY };
+    for sampler in [
+        SamplerOptions::GREEDY,
+        warm,
+        SamplerOptions { top_k: 1, ..warm },
+        SamplerOptions { top_k: 256, repetition_penalty: 1.2, ..warm },
+        SamplerOptions { top_k: 0, top_p: 0.9, min_p: 0.01, temperature: 3.0, ..warm },
+        SamplerOptions { temperature: 0.0, repetition_penalty: 1.5, ..warm },
+    ] {
+        let (mut all, mut some) = (Sampler::new(sampler)?, Sampler::new(sampler)?);
+        let mut cpu = Session::new(model, options)?;
+        let mut gpu = CudaSession::new(uploaded, options)?;
+        let mut next = prompt.clone();
+        while gpu.tokens().len() + next.len() <= context {
+            cpu.evaluate(&next, pool)?;
+            gpu.push(&next)?;
+            while gpu.compute(usize::MAX)? == Progress::More {}
+            let token = all.sample(cpu.logits().unwrap_or(&[]), cpu.tokens());
+            let count = some.candidates(gpu.tokens().len()).ok_or("these options need all logits")?;
+            let found = gpu.top_k(count)?;
+            if gpu.logits().is_some() {
+                return Ok(Some("logits were copied that nobody asked for".to_owned()));
+            }
+            if let Some(what) = difference_of_top_k(&found, cpu.logits().unwrap_or(&[]), count) {
+                return Ok(Some(format!("{sampler:?}, position {}: {what}", cpu.tokens().len())));
+            }
+            if some.sample_candidates(&found, gpu.tokens()) != token || some != all {
+                return Ok(Some(format!("{sampler:?}, position {}: another token", cpu.tokens().len())));
+            }
+            next = vec![token];
+        }
+        let expected = cpu.logits().unwrap_or(&[]);
+        let mut saved = vec![0; gpu.saved_bytes()];
+        gpu.save(&mut saved)?;
+        let mut loaded = CudaSession::new(uploaded, options)?;
+        loaded.load(&saved)?;
+        let again = loaded.top_k(7)?;
+        let copied = gpu.fork()?;
+        gpu.read_logits()?;
+        for (what, session) in [("loaded", &loaded), ("copied", &copied), ("read", &gpu)] {
+            if let Some(what) = difference(what, session.logits().unwrap_or(&[]), expected) {
+                return Ok(Some(what));
+            }
+        }
+        if let Some(what) = difference_of_top_k(&again, expected, 7) {
+            return Ok(Some(format!("loaded: {what}")));
+        }
+    }
+    Ok(None)
+}
+
 /// Sessions that advance together, at different positions, against each alone.
 fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Option<String>> {
     let context = 100.min(model.config().max_position_embeddings);
@@ -331,6 +401,10 @@ fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Op
             for row in &mut rows {
                 row.push(&[3])?;
             }
+        }
+        if round == 3 {
+            // The batch finds these logits on the device alone.
+            let _ = rows[0].compute(usize::MAX)?;
         }
         let _ = batch.advance(&mut rows)?;
         batch.greedy(&mut rows, 2)?;
@@ -352,6 +426,97 @@ fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Op
         }
     }
     Ok(None)
+}
+
+/// The largest logits, as the sampler orders them.
+fn largest(logits: &[f32]) -> Vec<TokenLogit> {
+    let number = |l: &TokenLogit| if l.logit.is_nan() { f32::MIN } else { l.logit };
+    let mut all: Vec<TokenLogit> = (0..).zip(logits).map(|(token, &logit)| TokenLogit { token, logit }).collect();
+    all.sort_unstable_by(|a, b| number(b).total_cmp(&number(a)).then(a.token.cmp(&b.token)));
+    // To total_cmp zeros differ by their sign.
+    for zeros in all.chunk_by_mut(|a, b| number(a) == number(b)) {
+        zeros.sort_unstable_by_key(|l| l.token);
+    }
+    all
+}
+
+/// What differs first between what a GPU found and the `k` largest, if anything.
+fn difference_of_top_k(found: &[TokenLogit], logits: &[f32], k: usize) -> Option<String> {
+    let mut expected = largest(logits);
+    expected.truncate(k);
+    difference_of_found(found, &expected)
+}
+
+fn difference_of_found(found: &[TokenLogit], expected: &[TokenLogit]) -> Option<String> {
+    if found.len() != expected.len() {
+        return Some(format!("{} of the largest logits, expected {}", found.len(), expected.len()));
+    }
+    let equal = |a: &TokenLogit, b: &TokenLogit| {
+        a.token == b.token && (a.logit.to_bits() == b.logit.to_bits() || (a.logit.is_nan() && b.logit.is_nan()))
+    };
+    let first = (0..found.len()).find(|i| !equal(&found[*i], &expected[*i]))?;
+    Some(format!("number {first} of the largest logits is {:?}, expected {:?}", found[first], expected[first]))
+}
+
+/// A number without a pattern.
+fn random(state: &mut u64) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 32) as u32
+}
+
+/// A number of a random one and of the place in its row.
+type Numbers = &'static dyn Fn(u32, usize) -> f32;
+
+/// Between -8 and 8.
+fn wide(random: u32) -> f32 {
+    (random >> 8) as f32 / (1 << 20) as f32 - 8.0
+}
+
+/// The largest logits of random rows, with ties, zeros of both signs, NaN and infinities, against the host's.
+fn compare_top_k(device: &CudaDevice) -> Outcome<Option<String>> {
+    let kinds: [(&str, Numbers); 9] = [
+        ("random", &|r, _| wide(r)),
+        ("any bits", &|r, _| f32::from_bits(r)),
+        ("few numbers", &|r, _| wide(r).floor()),
+        ("all equal", &|_, _| -1.5),
+        ("no numbers", &|r, _| if r % 50 == 0 { f32::NAN } else { f32::NEG_INFINITY }),
+        ("NaN and the smallest", &|r, _| [f32::NAN, f32::MIN, f32::NEG_INFINITY, f32::MIN][r as usize % 4]),
+        ("zeros and infinity", &|r, _| [0.0, -0.0, -0.0, f32::INFINITY][if r % 99 == 0 { 3 } else { r as usize % 3 }]),
+        ("falling", &|_, i| -(i as f32)),
+        ("rising", &|_, i| i as f32 - 1000.0),
+    ];
+    let mut state = 0x9e37_79b9_7f4a_7c15;
+    for (vocab_size, rows) in
+        [(1, 1), (2, 3), (31, 1), (301, 2), (4096, 1), (4097, 2), (9000, 1), (128_256, 2), (600_000, 1)]
+    {
+        for (kind, number) in kinds {
+            let logits: Vec<f32> = (0..rows * vocab_size).map(|i| number(random(&mut state), i % vocab_size)).collect();
+            let sorted: Vec<_> = logits.chunks(vocab_size).map(largest).collect();
+            for k in [1, 2, 40, 256, 320, CudaSession::MOST_CANDIDATES] {
+                let (found, _) = measure::top_k(device, &logits, rows, k)?;
+                let expected: Vec<_> = sorted.iter().flat_map(|row| &row[..k.min(vocab_size)]).copied().collect();
+                if let Some(what) = difference_of_found(&found, &expected) {
+                    return Ok(Some(format!("{kind}, {rows} x {vocab_size}, k {k}: {what}")));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Times of finding the largest logits of a vocabulary of 128256, without the way to the host.
+fn speed_of_top_k(device: &CudaDevice) -> Outcome<()> {
+    let mut state = 1;
+    // Sums of some numbers, which are more often small than large, as logits are.
+    let logits: Vec<f32> = (0..128_256)
+        .map(|_| (0..6).map(|_| (random(&mut state) >> 8) as f32).sum::<f32>() / (1 << 23) as f32)
+        .collect();
+    for k in [1, 40, 104, 256, 320] {
+        println!("the {k} largest of {} logits: {:.2} us", logits.len(), measure::top_k(device, &logits, 1, k)?.1);
+    }
+    Ok(())
 }
 
 /// Times of products from device memory, and what part of a copy's bandwidth that is.
@@ -443,6 +608,8 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         session.greedy(DECODED)?;
         token_times.push(start.elapsed().as_secs_f64() * 1e3 / DECODED as f64);
     }
+    let sampled = sampling_times(&mut session, &prompt)?;
+    println!("ms a token of 128 drawn by top-k 40, from the largest logits and from all: {sampled:.3?}");
     session.rewind(512)?;
     session.evaluate(&[1])?;
     for count in [2, 4, 8, 16] {
@@ -473,5 +640,31 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         let judgement = if (0.75..=1.25).contains(&ratio) { "within" } else { "not within" };
         println!("{name}: {measured:.3} ms, predicted {predicted:.3}, ratio {ratio:.2}, {judgement} 25 %");
     }
-    Ok(usize::from(failed.is_some()))
+    Ok(usize::from(failed.is_some()) + usize::from(sampled.is_none()))
+}
+
+/// Milliseconds of a drawn token behind a prompt: from the largest logits, and from all. None if other tokens are drawn.
+fn sampling_times(session: &mut CudaSession, prompt: &[u32]) -> Outcome<Option<[f64; 2]>> {
+    let options = SamplerOptions { temperature: 0.8, top_k: 40, seed: 7, ..SamplerOptions::GREEDY };
+    let (mut times, mut texts) = ([0.0; 2], [Vec::new(), Vec::new()]);
+    for (i, reads_all) in [false, true].into_iter().enumerate() {
+        let mut sampler = Sampler::new(options)?;
+        session.rewind(0)?;
+        session.evaluate(prompt)?;
+        let start = Instant::now();
+        for _ in 0..128 {
+            let token = if reads_all {
+                session.read_logits()?;
+                sampler.sample(session.logits().unwrap_or(&[]), session.tokens())
+            } else {
+                sampler.sample_candidates(&session.top_k(options.top_k)?, session.tokens())
+            };
+            texts[i].push(token);
+            session.push(&[token])?;
+            while session.compute(usize::MAX)? == Progress::More {}
+        }
+        session.read_logits()?;
+        times[i] = start.elapsed().as_secs_f64() * 1e3 / 128.0;
+    }
+    Ok((texts[0] == texts[1]).then_some(times))
 }

@@ -124,6 +124,7 @@ kernels! {
     "sm_61/rotate.ptx": rotate_f32 rotate_f16;
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
+    "sm_61/top_k.ptx" and "sm_90/top_k.ptx": top_k_logits top_k_candidates;
     only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 

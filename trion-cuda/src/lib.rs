@@ -32,6 +32,7 @@ pub mod roofline;
 mod session;
 mod state;
 mod together;
+mod top_k;
 mod workspace;
 
 pub use device::CudaDevice;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUresult, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream, DevicePtr, DriverError};
+use trion_core::{Error as CoreError, TokenLogit};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
@@ -12,6 +13,8 @@ use crate::forward::warps_for;
 use crate::kernels::{Arg, Job, Jobs, Kernel, KernelSet, Shape, args, launch};
 use crate::layout::{PIECE_BYTES, PIECE_COLS, PIECE_ROWS, aligned};
 use crate::roofline::Card;
+use crate::session::CudaSession;
+use crate::top_k;
 
 /// Bytes of a copy, and of all the weights that a measurement goes through: far more than any cache holds, and little
 /// enough for a card of 2 GB.
@@ -22,6 +25,8 @@ const CACHED_LINES: usize = 1 << 10;
 const MEMORY_LINES: usize = 1 << 22;
 /// Launches of a graph, or copies, between two looks at the clock.
 const LAUNCHES: usize = 8;
+/// Times that the largest logits are looked for in a graph.
+const TOP_K_REPEATS: usize = 20;
 /// Times that everything is done; the median counts.
 const REPEATS: usize = 15;
 
@@ -167,6 +172,48 @@ fn seconds_of(stream: &Arc<CudaStream>, graph: &CudaGraph) -> Result<f64> {
         stream.synchronize().doing("measuring")
     })?;
     Ok(seconds / LAUNCHES as f64)
+}
+
+/// What [`CudaSession::top_k`] finds in each row of logits `[rows, vocab_size]`: `k` tokens, or all, behind those of the
+/// row before; and the microseconds that it takes, in a graph, without the way to the host.
+///
+/// # Errors
+/// [`crate::Error::Core`] if `k` is 0 or too large, or the logits are no rows; [`crate::Error::Memory`],
+/// [`crate::Error::Driver`].
+pub fn top_k(device: &CudaDevice, logits: &[f32], rows: usize, k: usize) -> Result<(Vec<TokenLogit>, f64)> {
+    let (vocab_size, limit) = (logits.len() / rows.max(1), CudaSession::MOST_CANDIDATES);
+    if k == 0 || k > limit {
+        return Err(CoreError::Options { field: "k", found: k, limit }.into());
+    }
+    if vocab_size == 0 || rows * vocab_size != logits.len() {
+        return Err(CoreError::Options { field: "rows", found: rows, limit: logits.len() }.into());
+    }
+    let stream = device.stream()?;
+    let (bytes, work_bytes, keep) = (aligned(4 * logits.len()), top_k::scratch_bytes(vocab_size), k.min(vocab_size));
+    let mut memory = device.allocate(&stream, bytes + rows * work_bytes, "a measurement", "close other programs")?;
+    stream.memcpy_htod(bytemuck::cast_slice(logits), &mut memory).doing("copying logits")?;
+    let base = memory.device_ptr(&stream).0;
+    let work = base + bytes as u64;
+
+    let mut found = work;
+    let graph = graph(&stream, || {
+        for _ in 0..TOP_K_REPEATS {
+            found = top_k::find(&stream, device.kernels(), base, [rows, vocab_size], keep, work)?;
+        }
+        Ok(())
+    })?;
+    let at = (found - base) as usize;
+    let seconds = seconds_of(&stream, &graph)?;
+    let mut all = Vec::with_capacity(rows * keep);
+    for row in 0..rows {
+        let mut words = vec![[0_u32; 2]; keep];
+        let first = at + row * work_bytes;
+        let from = memory.slice(first..first + keep * size_of::<[u32; 2]>());
+        stream.memcpy_dtoh(&from, bytemuck::cast_slice_mut(&mut words)).doing("copying from the GPU")?;
+        stream.synchronize().doing("waiting for the GPU")?;
+        all.extend(top_k::candidates(&words));
+    }
+    Ok((all, seconds / TOP_K_REPEATS as f64 * 1e6))
 }
 
 /// Seconds of the work, which waits for the GPU: the median, after two that do not count.
