@@ -1,8 +1,8 @@
-//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models]
-//! [MODEL ...]`.
+//! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models |
+//! --only-kernels] [MODEL ...]`.
 //!
-//! Models are files or directories; random models of awkward shapes come besides. Prints one table, and fails if a bit
-//! differs.
+//! Models are files or directories; every kernel by itself and random models of awkward shapes come besides. Prints
+//! tables, and fails if a bit differs.
 
 use std::error::Error;
 use std::path::Path;
@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
-use trion_cuda::{CudaDevice, CudaModel, CudaSession, KernelSet, measure};
+use trion_cuda::{CudaDevice, CudaModel, CudaSession, KernelSet, check, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -18,7 +18,12 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     let what = arguments.first().map_or("", String::as_str);
-    let (compares, speed) = (!what.starts_with("--only"), what.ends_with("speed"));
+    let everything = !what.starts_with("--only");
+    let parts = Parts {
+        kernels: everything || what == "--only-kernels",
+        random_models: everything,
+        speed: what.ends_with("speed"),
+    };
     if what.starts_with("--") {
         arguments.remove(0);
     }
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(&devices, compares, speed, &arguments) {
+    match run(&devices, parts, &arguments) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
             eprintln!("{failed} comparisons failed");
@@ -56,14 +61,25 @@ fn both_kernel_sets(device: CudaDevice) -> trion_cuda::Result<Vec<CudaDevice>> {
     Ok(devices)
 }
 
-fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -> Outcome<usize> {
+/// What to do besides comparing the models that are named.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    kernels: bool,
+    random_models: bool,
+    speed: bool,
+}
+
+fn run(devices: &[CudaDevice], parts: Parts, models: &[String]) -> Outcome<usize> {
     let device = &devices[0];
     println!("{}, {} multiprocessors, memory {:?}", device.name(), device.multiprocessors(), device.memory()?);
     println!("kernels: {:?}", devices.iter().map(CudaDevice::kernel_set).collect::<Vec<_>>());
     let pool = Pool::new(0)?;
     let mut failed = 0;
+    for device in if parts.kernels { devices } else { &[] } {
+        failed += check_kernels(device)?;
+    }
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
-    for (name, config, embedding) in if compares { shapes() } else { Vec::new() } {
+    for (name, config, embedding) in if parts.random_models { shapes() } else { Vec::new() } {
         let model = random_model(&config, embedding, 7)?;
         failed += compare_model(devices, &pool, &name, &model, &[1, 3, 17, 70, 1020], 20)?;
         for (kind, bits) in [("NaN", 0x7fc0), ("infinity", 0x7f80)] {
@@ -78,7 +94,7 @@ fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -
         let name = Path::new(path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
         failed += compare_model(devices, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
     }
-    if speed {
+    if parts.speed {
         for device in devices {
             println!("{:?}", device.kernel_set());
             speed_of_gemv(device)?;
@@ -86,6 +102,22 @@ fn run(devices: &[CudaDevice], compares: bool, speed: bool, models: &[String]) -
         }
     }
     Ok(failed)
+}
+
+/// Every kernel by itself.
+fn check_kernels(device: &CudaDevice) -> Outcome<usize> {
+    let start = Instant::now();
+    let checks = check::kernels(device)?;
+    println!("{:44}  {:>5}  result", format!("kernels alone, {:?}", device.kernel_set()), "cases");
+    for check in &checks {
+        let result = match &check.difference {
+            None => "equal".to_owned(),
+            Some(first) => format!("{} differ: {first}", check.failed),
+        };
+        println!("{:44}  {:>5}  {result}", check.kernel, check.cases);
+    }
+    println!("{:.1} s", start.elapsed().as_secs_f64());
+    Ok(checks.iter().filter(|check| check.failed > 0).count())
 }
 
 /// The shape of Microsoft's `BitNet` b1.58 2B4T.

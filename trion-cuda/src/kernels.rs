@@ -74,6 +74,9 @@ macro_rules! kernels {
         }
 
         impl Kernels {
+            /// The names of all.
+            pub(crate) const NAMES: &[&str] = &[$($(stringify!($kernel),)*)*];
+
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
             pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
                 let mut modules = Vec::new();
