@@ -51,12 +51,14 @@ pub(super) fn check_ternary(bench: &mut Bench) -> Result<()> {
                 }
             }
         }
-        for rows in [1, 7, 9, 64, 65, 100, 130] {
-            for rule in [Rule::Multiply(bench.random.float()), Rule::Divide(bench.random.float())] {
-                let matrix = Trits::new(&mut bench.random, rows, cols, rule)?;
-                for (k, tokens) in [17, 64, 65, 130].into_iter().enumerate() {
-                    check_gemm(bench, &matrix, Sink::ALL[(i + rows + k) % 4], tokens)?;
-                }
+    }
+    for (i, cols) in [1, 15, 16, 17, 250, 256, 257, 1000, 2561].into_iter().enumerate() {
+        for (j, rows) in [1, 7, 9, 64, 65, 100, 130].into_iter().enumerate() {
+            let scale = bench.random.float();
+            let rule = if (i + j) % 2 == 0 { Rule::Multiply(scale) } else { Rule::Divide(scale) };
+            let matrix = Trits::new(&mut bench.random, rows, cols, rule)?;
+            for (k, tokens) in [17, 64, 65, 130].into_iter().enumerate() {
+                check_gemm(bench, &matrix, Sink::ALL[(i / 2 + j / 2 + k) % 4], tokens)?;
             }
         }
     }

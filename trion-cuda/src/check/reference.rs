@@ -204,3 +204,163 @@ pub(super) fn weighted_values(scores: &[f32], values: &[f32], head_dim: usize) -
     }
     out.iter().map(|out| out / total).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use trion_core::numeric::{bf16_to_f32, f32_to_f16, rotary_tables};
+    use trion_core::{
+        Activation, CacheType, FloatData, LayerNorm, Linear, Matrix, Model, Projection, Rescale, SessionOptions,
+        TernaryMatrix,
+    };
+    use trion_engine::{Pool, Session};
+
+    use super::*;
+
+    fn trits(matrix: &TernaryMatrix<'_>, row: usize) -> (Vec<i8>, Vec<u16>, Rule) {
+        let mut trits = vec![0; matrix.cols()];
+        matrix.decode_row(row, &mut trits);
+        let multipliers = (0..).map_while(|group| matrix.group_scale(row, group));
+        let groups = matrix.cols().div_ceil(matrix.activation_span());
+        let rule = match matrix.rescale() {
+            Rescale::Multiply(m) => Rule::Multiply(m),
+            Rescale::Divide(d) => Rule::Divide(d),
+            Rescale::Groups { size, .. } => Rule::Groups(size),
+        };
+        (trits, multipliers.take(groups).collect(), rule)
+    }
+
+    /// A row of a float matrix, and its scale if it has one.
+    fn floats(data: FloatData<'_>, row: usize, cols: usize) -> (Vec<f32>, Option<f32>) {
+        let own = row * cols..(row + 1) * cols;
+        match data {
+            FloatData::F32(w) => (w[own].to_vec(), None),
+            FloatData::F16(w) => (w[own].iter().map(|w| f16_to_f32(*w)).collect(), None),
+            FloatData::Bf16(w) => (w[own].iter().map(|w| bf16_to_f32(*w)).collect(), None),
+            FloatData::I8 { values, scales } => {
+                (values[own].iter().map(|w| f32::from(*w)).collect(), Some(scales[row]))
+            }
+        }
+    }
+
+    fn product(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
+        let [rows, cols] = matrix.shape();
+        match matrix {
+            Matrix::Ternary(m) => {
+                let spans = quantized(x, m.activation_span());
+                let row = |row| trits(m, row);
+                (0..rows)
+                    .map(row)
+                    .map(|(t, multipliers, rule)| ternary_product(&t, rule, &multipliers, &spans))
+                    .collect()
+            }
+            Matrix::Float(m) => {
+                let row = |row| floats(m.data(), row, cols);
+                (0..rows).map(row).map(|(w, scale)| scale.map_or(dot(&w, x), |scale| dot(&w, x) * scale)).collect()
+            }
+        }
+    }
+
+    fn embedding(matrix: &Matrix<'_>, token: usize) -> Vec<f32> {
+        match matrix {
+            Matrix::Ternary(m) => {
+                let (trits, multipliers, rule) = trits(m, token);
+                let scale = |c: usize| match rule {
+                    Rule::Multiply(m) => m,
+                    Rule::Divide(d) => 1.0 / d,
+                    Rule::Groups(size) => f16_to_f32(multipliers[c / size]),
+                };
+                trits.iter().enumerate().map(|(c, t)| f32::from(*t) * scale(c)).collect()
+            }
+            Matrix::Float(m) => {
+                let (w, scale) = floats(m.data(), token, matrix.shape()[1]);
+                w.iter().map(|w| w * scale.unwrap_or(1.0)).collect()
+            }
+        }
+    }
+
+    /// The logits behind some tokens, by the functions above alone.
+    fn logits(model: &Model<'_>, tokens: &[u32], cache: CacheType) -> Vec<f32> {
+        let config = model.config();
+        let (eps, head_dim) = (config.rms_norm_eps, config.head_dim);
+        let kept = |x: &f32| if cache == CacheType::F16 { f16_to_f32(f32_to_f16(*x)) } else { *x };
+        let act = if config.hidden_act == Activation::Relu2 { Sink::Relu2 } else { Sink::Silu };
+        // Keys and values of each layer and head.
+        let mut caches = vec![[Vec::new(), Vec::new()]; model.layers().len() * config.num_key_value_heads];
+        let mut hidden = Vec::new();
+        for (position, token) in tokens.iter().enumerate() {
+            let mut rotation = vec![0.0; head_dim];
+            let (cos, sin) = rotation.split_at_mut(head_dim / 2);
+            rotary_tables(config.rope_theta, head_dim, position, cos, sin);
+            hidden = embedding(model.embedding(), *token as usize);
+            for (layer, caches) in model.layers().iter().zip(caches.chunks_mut(config.num_key_value_heads)) {
+                let norm = |which: LayerNorm| layer.norms[which as usize];
+                let project = |which: Projection, x: &[f32]| {
+                    let Linear { matrix, norm } = &layer.projections[which as usize];
+                    product(matrix, &normed(x, [*norm, None], [config.projection_norm_eps, 0.0]))
+                };
+                let x = normed(&hidden, [norm(LayerNorm::Attention), None], [eps, 0.0]);
+                let [query, key, value] =
+                    [Projection::Query, Projection::Key, Projection::Value].map(|which| project(which, &x));
+                for (head, [keys, values]) in caches.iter_mut().enumerate() {
+                    let own = head * head_dim..(head + 1) * head_dim;
+                    let key = rotated(&key[own.clone()], norm(LayerNorm::Key), eps, &rotation);
+                    keys.extend(key.iter().map(kept));
+                    values.extend(value[own].iter().map(kept));
+                }
+                let group = config.num_attention_heads / config.num_key_value_heads;
+                let mut attention = Vec::new();
+                for (head, query) in query.chunks_exact(head_dim).enumerate() {
+                    let query = rotated(query, norm(LayerNorm::Query), eps, &rotation);
+                    let [keys, values] = &caches[head / group];
+                    attention.extend(weighted_values(&scores(&query, keys), values, head_dim));
+                }
+                let attention = normed(&attention, [norm(LayerNorm::AttentionSub), None], [eps, 0.0]);
+                let add = |(h, y): (&mut f32, f32)| *h = put(Sink::Add, *h, y);
+                hidden.iter_mut().zip(project(Projection::Output, &attention)).for_each(add);
+                let x = normed(&hidden, [norm(LayerNorm::Mlp), None], [eps, 0.0]);
+                let [gate, up] = [Projection::Gate, Projection::Up].map(|which| project(which, &x));
+                let gated: Vec<f32> = gate.iter().zip(up).map(|(gate, up)| put(act, *gate, up)).collect();
+                let gated = normed(&gated, [norm(LayerNorm::MlpSub), None], [eps, 0.0]);
+                hidden.iter_mut().zip(project(Projection::Down, &gated)).for_each(add);
+            }
+        }
+        product(model.head(), &normed(&hidden, [Some(model.norm()), None], [eps, 0.0]))
+    }
+
+    #[test]
+    fn the_contract_as_it_is_written_here_gives_the_cpus_logits() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests/golden");
+        let models = std::fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
+        let models: Vec<_> = models.filter(|path| path.join("config.json").exists()).collect();
+        assert!(models.len() >= 8, "{models:?}");
+        let pool = Pool::new(1).unwrap();
+        for path in models {
+            let model = trion_engine::Model::open(&path).unwrap();
+            let count = 70.min(model.config().max_position_embeddings);
+            let tokens: Vec<u32> = (0..count).map(|i| ((i * 7919 + 13) % model.config().vocab_size) as u32).collect();
+            for cache in [CacheType::F32, CacheType::F16] {
+                let options = SessionOptions { cache, ..SessionOptions::new(count) };
+                let mut session = Session::new(&model, options).unwrap();
+                let expected = session.evaluate(&tokens, &pool).unwrap();
+                let found = logits(model.core(), &tokens, cache);
+                let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&found), bits(expected), "{}, {cache:?}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn the_largest_begins_with_the_tail() {
+        let mut x = vec![1.0; 34];
+        x[5] = f32::NAN;
+        assert_eq!(largest(&x), 1.0);
+        // A NaN in the tail takes its lane out of the running.
+        x[33] = f32::NAN;
+        x[1] = -3.0;
+        assert_eq!(largest(&x), 1.0);
+        x[2] = f32::NEG_INFINITY;
+        assert_eq!(Span::quantized(&x).scale, 0.0);
+    }
+}
