@@ -55,8 +55,9 @@ use named;
 /// Launches every kernel of the device by itself and compares what it writes with what the contract asks for, bit for
 /// bit, a NaN equal to any NaN. Memory around a kernel's outputs must stay as it is.
 ///
-/// Takes some seconds. A failure of the driver's in the middle, such as a kernel that reads where nothing is, counts as
-/// a difference of the kernel that was at work; those that would have come after it are given as not launched.
+/// Takes about ten seconds, most of them on the CPU. A failure of the driver's in the middle, such as a kernel that
+/// reads where nothing is, counts as a difference of the kernel that was at work; those that would have come after it
+/// are given as not launched.
 ///
 /// # Errors
 /// [`crate::Error::Memory`] without 128 MiB of free memory, [`crate::Error::Driver`] before the first kernel.
