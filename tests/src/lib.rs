@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use std::{env, fs};
 
 use safetensors::tensor::{Dtype, SafeTensors};
+use trion_engine::Model;
 
 /// Names of the golden checkpoints of Hugging Face's form, which differ in everything that can take another path through
 /// the core. The last has scales by group, and a reference with float activations.
@@ -64,6 +65,19 @@ pub fn copy_golden(test: &str, name: &str) -> PathBuf {
         fs::copy(file.path(), directory.join(file.file_name())).expect("a copy of the file");
     }
     directory
+}
+
+/// A golden model that admits longer contexts than it was made with, for one test.
+///
+/// # Panics
+/// If it cannot be opened.
+pub fn model(test: &str, name: &str) -> Model {
+    let directory = copy_golden(&format!("{test}-{name}"), name);
+    let config = fs::read(directory.join("config.json")).expect("a configuration");
+    let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
+    config["max_position_embeddings"] = 512.into();
+    fs::write(directory.join("config.json"), config.to_string()).expect("a place for the configuration");
+    Model::open(directory).expect("a golden model")
 }
 
 /// A tensor of a reference file.

@@ -9,20 +9,10 @@ use trion_engine::{
     CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
     SessionOptions,
 };
-use trion_tests::{GOLDEN, copy_golden, golden, root};
+use trion_tests::{GOLDEN, golden, model, root};
 
 /// Tokens of the prompt: more than two blocks of attention.
 const TOKENS: u32 = 150;
-
-/// A golden model that admits longer contexts than it was made with.
-fn model(test: &str, name: &str) -> Model {
-    let directory = copy_golden(&format!("{test}-{name}"), name);
-    let config = fs::read(directory.join("config.json")).unwrap();
-    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-    config["max_position_embeddings"] = 512.into();
-    fs::write(directory.join("config.json"), config.to_string()).unwrap();
-    Model::open(directory).unwrap()
-}
 
 fn prompt(model: &Model) -> Vec<u32> {
     let vocab_size = model.config().vocab_size as u32;
@@ -142,6 +132,20 @@ fn all_logits_are_those_of_each_last_token() {
             assert_eq!(bits(one.logits()), row, "{name}");
         }
     }
+}
+
+#[test]
+fn all_logits_are_there_for_tokens_pushed_on_the_way() {
+    let model = model("all_logits_are_there_for_tokens_pushed_on_the_way", "bitnet_offline");
+    let all = SessionOptions { logits: Logits::All, ..options(CacheType::F32, 8) };
+    let mut session = Session::new(&model, all).unwrap();
+    let expected = bits(Some(session.evaluate(&[1, 2, 3, 4, 5], &Serial).unwrap()));
+    session.rewind(0).unwrap();
+    session.push(&[1, 2, 3]).unwrap();
+    assert_eq!(session.advance(50, &Serial).unwrap(), Progress::More);
+    session.push(&[4, 5]).unwrap();
+    assert_eq!(session.advance(usize::MAX, &Serial).unwrap(), Progress::Ready);
+    assert_eq!(bits(session.logits()), expected);
 }
 
 #[test]

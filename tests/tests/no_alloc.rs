@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use trion_engine::{Logits, Model, Pool, Progress, Sampler, SamplerOptions, Session, SessionOptions};
+use trion_engine::{Batch, Logits, Model, Pool, Progress, Sampler, SamplerOptions, Session, SessionOptions};
 use trion_tests::golden;
 
 struct Counting;
@@ -62,6 +62,24 @@ fn main() {
         let count = allocations(|| {
             all.evaluate(&[1, 2, 3, 4, 5], &pool).unwrap();
             fork.push(&[1]).unwrap();
+        });
+        assert_eq!(count, 0, "{name}");
+        let mut sessions = [session, fork, all];
+        let count = allocations(|| {
+            for round in 0..20 {
+                for session in &mut sessions {
+                    session.push(&[round, 2]).unwrap();
+                }
+                loop {
+                    let mut batch = Batch::new();
+                    for session in &mut sessions {
+                        batch.add(session).unwrap();
+                    }
+                    if batch.advance(200, &pool).unwrap() == Progress::Ready {
+                        break;
+                    }
+                }
+            }
         });
         assert_eq!(count, 0, "{name}");
     }

@@ -1,6 +1,7 @@
 //! `trion bench`.
 
 use std::io::{self, Write};
+use std::iter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,9 +9,11 @@ use std::time::Instant;
 
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::json;
-use trion_engine::{Activation, Config, Device, FloatFormat, Model, Parallel, Session, SessionOptions, random_model};
+use trion_engine::{
+    Activation, Batch, Config, Device, FloatFormat, Model, Parallel, Session, SessionOptions, random_model,
+};
 
-use crate::common::{ComputeArguments, Outcome, matrix_bytes, open, print_line};
+use crate::common::{ComputeArguments, Failure, Outcome, matrix_bytes, open, print_line};
 use crate::generate::rate;
 
 /// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
@@ -40,6 +43,9 @@ pub(crate) struct Arguments {
     /// Tokens of the prompt that go through the model together
     #[arg(long, default_value_t = 64)]
     batch: usize,
+    /// Decode in this many sessions together too
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..=Batch::MAX_SESSIONS as i64))]
+    sessions: u8,
     /// Measurements; the median counts
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repeats: u32,
@@ -150,7 +156,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let mut session = Session::with_kernel(&model, options, kernel)?;
     let vocab_size = model.config().vocab_size as u32;
     let prompt: Vec<u32> = (0..prompt_tokens as u32).map(|i| i.wrapping_mul(7919) % vocab_size).collect();
-    let (mut prompts, mut decodes) = (Vec::new(), Vec::new());
+    let (mut prompts, mut decodes, mut together) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut others, mut memory_use) = (Vec::new(), None);
     for _ in 0..arguments.repeats {
         session.rewind(0)?;
         let start = Instant::now();
@@ -161,10 +168,23 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             session.evaluate(&[token % vocab_size], &pool)?;
         }
         decodes.push(rate(decode, start.elapsed().as_secs_f64()));
+        // Of the first measurement: of one session, and before the bandwidth is measured, whose buffer is no part of
+        // the model.
+        memory_use.get_or_insert_with(|| (memory("VmRSS:"), memory("VmHWM:")));
+        if arguments.sessions > 1 {
+            session.rewind(prompt.len())?;
+            while others.len() + 1 < usize::from(arguments.sessions) {
+                others.push(session.fork()?);
+            }
+            let start = Instant::now();
+            decode_together(&mut session, &mut others, arguments.decode, &pool)?;
+            together.push(rate(decode * usize::from(arguments.sessions), start.elapsed().as_secs_f64()));
+            others.iter_mut().try_for_each(|session| session.rewind(prompt.len()))?;
+        }
     }
     let (prompt_rate, decode_rate) = (median(&mut prompts), median(&mut decodes));
-    // Before the bandwidth is measured, whose buffer is no part of the model.
-    let (resident, peak) = (memory("VmRSS:"), memory("VmHWM:"));
+    let together_rate = (!together.is_empty()).then(|| median(&mut together));
+    let (resident, peak) = memory_use.unwrap_or_default();
     // What this machine's own memory gives says nothing of a GPU's.
     let device = model.device();
     let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool));
@@ -179,6 +199,8 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             "prompt_tokens_per_second": prompt_rate,
             "decode_tokens": decode,
             "decode_tokens_per_second": decode_rate,
+            "sessions": arguments.sessions,
+            "together_tokens_per_second": together_rate,
             "bytes_per_token": bytes,
             "bandwidth": bandwidth,
             "fraction_of_bandwidth": fraction,
@@ -194,6 +216,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     writeln!(out, "device {device}, kernel {isa}, {threads} threads, packed model {packed} bytes")?;
     writeln!(out, "prompt of {prompt_tokens}: {prompt_rate:.1} tokens/s")?;
     writeln!(out, "decode of {decode}: {decode_rate:.1} tokens/s")?;
+    if let Some(together) = together_rate {
+        let (sessions, times) = (arguments.sessions, together / decode_rate);
+        writeln!(
+            out,
+            "decode of {decode} in each of {sessions} sessions: {together:.1} tokens/s, {times:.2} times as many"
+        )?;
+    }
     write!(out, "{:.1} MB read for a token", bytes as f64 / 1e6)?;
     match (fraction, bandwidth) {
         (Some(fraction), Some(bandwidth)) => {
@@ -206,6 +235,26 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         writeln!(out, "{:.0} MB resident, {:.0} MB at most", resident as f64 / 1e6, peak as f64 / 1e6)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Decodes `count` tokens in each session, all sessions together; the tokens of each differ.
+fn decode_together(
+    first: &mut Session,
+    others: &mut [Session],
+    count: u32,
+    pool: &dyn Parallel,
+) -> Result<(), Failure> {
+    let vocab_size = first.model().config().vocab_size as u32;
+    for token in 0..count {
+        let mut batch = Batch::new();
+        for (n, session) in iter::once(&mut *first).chain(&mut *others).enumerate() {
+            session.push(&[(token + 100 * n as u32) % vocab_size])?;
+            batch.add(session)?;
+        }
+        // Nobody cancels, so one call computes all.
+        let _ = batch.advance(usize::MAX, pool)?;
+    }
+    Ok(())
 }
 
 /// Bytes a second that all threads together read from memory.

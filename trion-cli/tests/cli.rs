@@ -147,6 +147,11 @@ fn bench_measures_a_small_model() {
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
     assert!(json["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
     assert!(json["bytes_per_token"].as_u64().unwrap() > 6_000_000);
+    assert!(json["together_tokens_per_second"].is_null());
+    let arguments = [&arguments[..], &["--sessions", "3"]].concat();
+    let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
+    assert!(json["together_tokens_per_second"].as_f64().unwrap() > 0.0);
+    assert!(failure(&["bench", "--sessions", "33"], 2).contains("--sessions"));
     // Without a length, the prompt is as long as the context has room for.
     let arguments = ["bench", "--decode", "500", "--repeats", "1", "--json"];
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();

@@ -100,6 +100,8 @@ pub enum Error {
     },
     /// Nothing to do: no token was pushed.
     NoTokens,
+    /// Sessions that are to advance together were made with different models.
+    OtherModel,
     /// A rewind to a position that was not reached.
     RewindBeyond {
         /// The position asked for.
@@ -179,6 +181,7 @@ impl fmt::Display for Error {
                 write!(f, "token {token} is outside the vocabulary of {vocab_size}")
             }
             Error::NoTokens => write!(f, "no tokens were pushed, expected at least one"),
+            Error::OtherModel => write!(f, "a session of another model, expected all to be of one"),
             Error::RewindBeyond { found, limit } => write!(f, "rewind to position {found}, but only {limit} exist"),
             Error::State { reason } => write!(
                 f,

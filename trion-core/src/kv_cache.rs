@@ -73,6 +73,14 @@ impl<F: CacheFormat> Cache<'_, F> {
 }
 
 impl KvCache<'_> {
+    /// The same cache, borrowed.
+    pub(crate) fn reborrow(&mut self) -> KvCache<'_> {
+        match self {
+            KvCache::F32(cache) => KvCache::F32(Cache { memory: cache.memory, ..*cache }),
+            KvCache::F16(cache) => KvCache::F16(Cache { memory: cache.memory, ..*cache }),
+        }
+    }
+
     /// Planes: the keys or the values of one head of one layer.
     pub(crate) fn planes(&self) -> usize {
         match self {

@@ -37,5 +37,5 @@ pub use model::{Layer, LayerNorm, Model, Projection};
 pub use parallel::{Parallel, Serial};
 pub use probability::{TokenProbability, most_probable, token_probability};
 pub use sampler::{Sampler, SamplerOptions};
-pub use session::{Logits, Observation, PreparedInput, Progress, Session, SessionOptions};
+pub use session::{Batch, Logits, Observation, PreparedInput, Progress, Session, SessionOptions};
 pub use ternary::{Rescale, TernaryMatrix};

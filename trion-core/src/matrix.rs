@@ -122,6 +122,7 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
         let (chunks, tail) = row.as_chunks::<LANES>();
         let mut sums = [S::V::splat(0.0); T];
         for (i, chunk) in chunks.iter().enumerate() {
+            simd.prefetch(chunk);
             let w = F::load(simd, chunk);
             for (sum, (x, _)) in sums.iter_mut().zip(x) {
                 if let Some(x) = x.get(i) {
@@ -135,8 +136,15 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
                 *sum = sum.add(w.mul(simd.load(x)));
             }
         }
-        for (y, sum) in y.iter_mut().zip(sums) {
-            y[r] = simd.sum(sum);
+        let (fours, rest) = sums.as_chunks::<4>();
+        let (y_fours, y_rest) = y.as_chunks_mut::<4>();
+        for (y, sums) in y_fours.iter_mut().zip(fours) {
+            for (y, sum) in y.iter_mut().zip(simd.sums(*sums)) {
+                y[r] = sum;
+            }
+        }
+        for (y, sum) in y_rest.iter_mut().zip(rest) {
+            y[r] = simd.sum(*sum);
         }
     }
 }
@@ -206,53 +214,96 @@ impl Matrix<'_> {
         }
     }
 
-    /// Calls `sink(token, y)` with the products of the rows of tile `tile`, for every token of `input`.
+    /// Hands the products of the rows of tile `tile` to `outputs`, for every token of each of `inputs`.
     #[inline(always)]
     pub(crate) fn tile_products<S: Simd>(
         &self,
         simd: S,
         tile: usize,
-        input: &Input<'_>,
-        mut sink: impl FnMut(usize, &[f32; TILE_ROWS]),
+        inputs: &[Input<'_>],
+        outputs: &mut impl Outputs,
     ) {
-        let mut token = 0;
-        while token < input.tokens {
+        let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
+        let mut next = Place { input: 0, token: 0 };
+        while left > 0 {
             // Eight tokens keep every register busy; a token's bits do not depend on how many go together.
-            token += match input.tokens - token {
-                8.. => self.some_products::<S, 8>(simd, tile, input, token, &mut sink),
-                4.. => self.some_products::<S, 4>(simd, tile, input, token, &mut sink),
-                2.. => self.some_products::<S, 2>(simd, tile, input, token, &mut sink),
-                _ => self.some_products::<S, 1>(simd, tile, input, token, &mut sink),
+            left -= match left {
+                8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, outputs),
+                4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, outputs),
+                2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, outputs),
+                _ => self.some_products::<S, 1>(simd, tile, inputs, &mut next, outputs),
             };
         }
     }
 
-    /// [`Matrix::tile_products`] for tokens `first` to `first + T - 1`; gives T.
+    /// [`Matrix::tile_products`] for the T tokens that begin at `next`, which moves on; gives T.
     #[inline(always)]
     fn some_products<S: Simd, const T: usize>(
         &self,
         simd: S,
         tile: usize,
-        input: &Input<'_>,
-        first: usize,
-        sink: &mut impl FnMut(usize, &[f32; TILE_ROWS]),
+        inputs: &[Input<'_>],
+        next: &mut Place,
+        outputs: &mut impl Outputs,
     ) -> usize {
         let mut y = [[0.0; TILE_ROWS]; T];
-        let tokens: [usize; T] = core::array::from_fn(|t| first + t);
+        let places: [Place; T] = core::array::from_fn(|_| next.step(inputs));
         match self {
             Matrix::Ternary(m) => {
-                m.tile_product(simd, tile, tokens.map(|t| input.q(t)), tokens.map(|t| input.scales(t)), &mut y);
+                let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
+                m.tile_product(simd, tile, q, scales, &mut y);
             }
-            Matrix::Float(m) => m.tile_product(simd, tile, tokens.map(|t| input.x(t)), &mut y),
+            Matrix::Float(m) => m.tile_product(simd, tile, places.map(|place| place.x(inputs)), &mut y),
         }
-        for (t, y) in tokens.into_iter().zip(&y) {
-            sink(t, y);
+        for (place, y) in places.into_iter().zip(&y) {
+            outputs.take(simd, place.input, place.token, y);
         }
         T
     }
 }
 
-/// A batch of activations: as floats `[tokens, cols]`, and quantised.
+/// What becomes of a tile's products. No closure, since the compiler does not give one the features of its kernel.
+pub(crate) trait Outputs {
+    /// Takes the products `y` of the tile's rows with token `token` of input `input`. To be `#[inline(always)]`.
+    fn take<S: Simd>(&mut self, simd: S, input: usize, token: usize, y: &[f32; TILE_ROWS]);
+}
+
+/// A token of one of several inputs.
+#[derive(Clone, Copy)]
+struct Place {
+    input: usize,
+    token: usize,
+}
+
+impl Place {
+    /// The first token from here on; the place moves behind it.
+    #[inline(always)]
+    fn step(&mut self, inputs: &[Input<'_>]) -> Self {
+        while inputs.get(self.input).is_some_and(|input| input.tokens <= self.token) {
+            *self = Place { input: self.input + 1, token: 0 };
+        }
+        let here = *self;
+        self.token += 1;
+        here
+    }
+
+    #[inline(always)]
+    fn x<'a>(self, inputs: &'a [Input<'_>]) -> &'a [f32] {
+        inputs.get(self.input).map_or(&[], |input| input.x(self.token))
+    }
+
+    #[inline(always)]
+    fn q<'a>(self, inputs: &'a [Input<'_>]) -> &'a [i8] {
+        inputs.get(self.input).map_or(&[], |input| input.q(self.token))
+    }
+
+    #[inline(always)]
+    fn scales<'a>(self, inputs: &'a [Input<'_>]) -> &'a [ActivationScale] {
+        inputs.get(self.input).map_or(&[], |input| input.scales(self.token))
+    }
+}
+
+/// A session's batch of activations: as floats `[tokens, cols]`, and quantised.
 #[derive(Clone, Copy)]
 pub(crate) struct Input<'a> {
     /// Rows.

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use trion_core::{Activation, CacheType, Config, FloatData, Logits, Matrix, Sampler, SamplerOptions, SessionOptions};
-use trion_cuda::{CudaDevice, CudaModel, CudaSession, KernelSet, check, measure};
+use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, check, measure};
 use trion_engine::{FloatFormat, Model, Pool, Session, random_model};
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -205,11 +205,11 @@ fn compare_model(
         }
         let mut outcome = None;
         for uploaded in &uploaded {
-            outcome = outcome.or(operations(model, uploaded, pool, cache)?);
+            outcome = outcome.or(operations(model, uploaded, pool, cache)?).or(together(model, uploaded, cache)?);
         }
         failed += usize::from(outcome.is_some());
         let result = outcome.unwrap_or_else(|| "equal".to_owned());
-        println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, load");
+        println!("{name:44}  {:>5}  {:>22}  {result}", format!("{cache:?}"), "all, fork, save, batch");
     }
     Ok(failed)
 }
@@ -334,6 +334,48 @@ fn operations(model: &Model, uploaded: &CudaModel, pool: &Pool, cache: CacheType
     Ok(difference("rewound", loaded.evaluate(rest)?, &expected))
 }
 
+/// Sessions that advance together, at different positions, against each alone.
+fn together(model: &Model, uploaded: &CudaModel, cache: CacheType) -> Outcome<Option<String>> {
+    let context = 100.min(model.config().max_position_embeddings);
+    let (mut alone, mut joined) = (Vec::new(), Vec::new());
+    for i in 0..9_usize {
+        // Contexts differ, so that caches are laid out differently.
+        let options = SessionOptions { max_batch: 8, cache, ..SessionOptions::new(context - i) };
+        let mut session = CudaSession::new(uploaded, options)?;
+        session.push(&tokens(model, 1 + 9 * i % (context - 30)))?;
+        joined.push(session.fork()?);
+        alone.push(session);
+    }
+    let mut batch = CudaBatch::new(uploaded, 9, context)?;
+    for (round, count) in [9, 8, 1, 2, 5].into_iter().enumerate() {
+        let mut rows: Vec<&mut CudaSession> = joined.iter_mut().take(count).collect();
+        if round > 0 {
+            for row in &mut rows {
+                row.push(&[3])?;
+            }
+        }
+        let _ = batch.advance(&mut rows)?;
+        batch.greedy(&mut rows, 2)?;
+        for session in alone.iter_mut().take(count) {
+            if round > 0 {
+                session.push(&[3])?;
+            }
+            let _ = session.advance(usize::MAX)?;
+            session.greedy(2)?;
+        }
+        for (i, (joined, alone)) in joined.iter().zip(&alone).take(count).enumerate() {
+            if joined.tokens() != alone.tokens() {
+                return Ok(Some(format!("{count} sessions together, session {i}: other tokens")));
+            }
+            let (found, expected) = (joined.logits().unwrap_or(&[]), alone.logits().unwrap_or(&[]));
+            if let Some(what) = difference(&format!("{count} sessions together, session {i}"), found, expected) {
+                return Ok(Some(what));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Times of products from device memory, and what part of a copy's bandwidth that is.
 fn speed_of_gemv(device: &CudaDevice) -> Outcome<()> {
     let copy = measure::copy_bandwidth(device)?;
@@ -381,5 +423,17 @@ fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
         times.push((prompt_time, start.elapsed().as_secs_f64() * 1e3 / 128.0));
     }
     println!("ms of a prompt of 512, ms a token of 128 greedy ones behind it: {times:.3?}");
+    session.rewind(512)?;
+    session.evaluate(&[1])?;
+    for count in [2, 4, 8, 16] {
+        let mut sessions = (0..count).map(|_| session.fork()).collect::<Result<Vec<_>, _>>()?;
+        let mut rows: Vec<&mut CudaSession> = sessions.iter_mut().collect();
+        let mut batch = CudaBatch::new(&uploaded, count, options.context)?;
+        batch.greedy(&mut rows, 8)?;
+        let start = Instant::now();
+        batch.greedy(&mut rows, 128)?;
+        let step = start.elapsed().as_secs_f64() * 1e3 / 128.0;
+        println!("{count} sessions together: {step:.3} ms a step, {:.0} tokens/s", count as f64 / step * 1e3);
+    }
     Ok(usize::from(failed.is_some()))
 }

@@ -39,7 +39,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) argmax_parts(const float* 
     if (threadIdx.x == 0) parts[blockIdx.y * gridDim.x + blockIdx.x] = best;
 }
 
-// The best of at most 256 parts becomes the token of each row's next position, which becomes the current one. Grid: rows.
+// The best of at most 256 parts becomes the token of each row's next position, which becomes the current one. Grid:
+// rows.
 extern "C" __global__ void __launch_bounds__(THREADS) argmax_next(const Best* parts, int count, Slot* slots) {
     in_turn();
     Best best = {__int_as_float(0xff800000), 0x7fffffff};

@@ -126,25 +126,30 @@ DEVICE void make_scores(const Slot* slots, int layer, const float* query, const 
 }
 
 // Outputs, in place of the queries `[rows, heads, head_dim]`. `pieces` is the grid's size in positions when the scores
-// were made. Grid: parts of heads, pieces of 8 columns, rows.
+// were made. Grid: parts of heads, parts of the pieces of 8 columns, rows. Dynamic shared memory: 4 * 8 floats for each
+// piece of columns of a block.
 //
 // 1024 positions at a time.
 template <class F>
 DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int stride, const float* largest,
                          int pieces, int heads, int kv_heads, int head_dim, float* out) {
+    extern __shared__ float outputs[];
     __shared__ float4 weights[POSITIONS];
     __shared__ float2 parts[2][BLOCKS][COLUMNS];
     __shared__ float sums[BLOCKS][HEADS];
     __shared__ float most[HEADS];
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.z, column = blockIdx.y * COLUMNS;
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, row = blockIdx.z;
     const Heads own(heads, kv_heads, blockIdx.x);
     const Slot slot = slots[row];
     int positions = slot.position + 1;
+    int all = (head_dim + COLUMNS - 1) / COLUMNS, each = (all + gridDim.y - 1) / gridDim.y * COLUMNS;
+    int begin = blockIdx.y * each, end = min(begin + each, head_dim);
     const typename F::Bits* values = cache_of<F>(slot, layer, own.kv, kv_heads, head_dim);
-    values += (size_t)slot.context * head_dim + column;
-    fetch(values, positions - 1, head_dim * sizeof(typename F::Bits));
+    values += (size_t)slot.context * head_dim;
+    fetch(values + begin, positions - 1, head_dim * sizeof(typename F::Bits));
     scores += ((size_t)row * heads + own.first) * stride;
     largest += ((size_t)row * heads + own.first) * pieces;
+    out += ((size_t)row * heads + own.first) * head_dim;
     in_turn();
 
     // The last four warps, which have the least to do, find the largest score of a head each.
@@ -157,18 +162,19 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
     }
     // Threads 8 h + d add up column d of head h; threads 128 p + 8 b + d make column d of block b for two heads.
     int head = threadIdx.x / COLUMNS, d = threadIdx.x % COLUMNS, block = head % BLOCKS, pair = head / BLOCKS;
-    float total = 0.0f, sum = 0.0f;
+    float total = 0.0f;
     for (int from = 0; from < positions; from += POSITIONS) {
         int here = min(POSITIONS, positions - from), blocks = (here + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK;
         int first = block * ATTENTION_BLOCK, count = min(ATTENTION_BLOCK, here - first);
-        bool works = block < blocks && column + d < head_dim;
-        const typename F::Bits* v = values + (size_t)(from + first) * head_dim + d;
         // What comes from memory is on its way at once, also where there is less of it.
         typename F::Bits loaded[ATTENTION_BLOCK];
-        if (works) {
+        auto load = [&](int column) {
+            if (block >= blocks || column + d >= head_dim) return;
+            const typename F::Bits* v = values + (size_t)(from + first) * head_dim + column + d;
 #pragma unroll
             for (int n = 0; n < ATTENTION_BLOCK; n++) loaded[n] = v[min(n, count - 1) * head_dim];
-        }
+        };
+        load(begin);
         float raw[POSITIONS / THREADS][HEADS];
 #pragma unroll
         for (int i = 0; i < POSITIONS / THREADS; i++) {
@@ -206,30 +212,37 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
             if (lane % 8 == 0) sums[b][lane / 8] = block_sum;
         }
         __syncthreads();
-        if (works) {
-            float2 x = {0.0f, 0.0f};
-#pragma unroll
-            for (int n = 0; n < ATTENTION_BLOCK; n++) {
-                // A sum that began with +0 is never -0, so that +0 can be added.
-                float2 w = ((const float2*)(weights + first + n))[pair];
-                float y = n < count ? F::load(loaded + n) : 0.0f;
-                x.x = add(x.x, mul(w.x, y));
-                x.y = add(x.y, mul(w.y, y));
-            }
-            parts[pair][block][d] = x;
-        }
-        __syncthreads();
         if (head < HEADS) {
 #pragma unroll 4
-            for (int b = 0; b < blocks; b++) {
-                total = add(total, sums[b][head]);
-                sum = add(sum, ((const float*)&parts[head / 2][b][d])[head % 2]);
-            }
+            for (int b = 0; b < blocks; b++) total = add(total, sums[b][head]);
         }
-        __syncthreads();
-    }
-    if (head < own.count && column + d < head_dim) {
-        out[((size_t)row * heads + own.first + head) * head_dim + column + d] = div(sum, total);
+        float* output = outputs + threadIdx.x;
+        for (int column = begin; column < end; column += COLUMNS, output += HEADS * COLUMNS) {
+            if (column != begin) load(column);
+            if (block < blocks && column + d < head_dim) {
+                float2 x = {0.0f, 0.0f};
+#pragma unroll
+                for (int n = 0; n < ATTENTION_BLOCK; n++) {
+                    // A sum that began with +0 is never -0, so that +0 can be added.
+                    float2 w = ((const float2*)(weights + first + n))[pair];
+                    float y = n < count ? F::load(loaded + n) : 0.0f;
+                    x.x = add(x.x, mul(w.x, y));
+                    x.y = add(x.y, mul(w.y, y));
+                }
+                parts[pair][block][d] = x;
+            }
+            __syncthreads();
+            if (head < HEADS) {
+                float sum = from == 0 ? 0.0f : *output;
+#pragma unroll 4
+                for (int b = 0; b < blocks; b++) sum = add(sum, ((const float*)&parts[head / 2][b][d])[head % 2]);
+                *output = sum;
+                if (from + POSITIONS >= positions && head < own.count && column + d < head_dim) {
+                    out[head * head_dim + column + d] = div(sum, total);
+                }
+            }
+            __syncthreads();
+        }
     }
 }
 
@@ -241,7 +254,7 @@ DEVICE void make_outputs(const Slot* slots, int layer, const float* scores, int 
         make_scores<F>(slots, layer, query, key, value, q_norm, k_norm, eps, heads, kv_heads, head_dim, c, scores,     \
                        stride, largest);                                                                               \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) attention_outputs_##suffix(                           \
+    extern "C" __global__ void __launch_bounds__(THREADS, 2) attention_outputs_##suffix(                           \
         const Slot* slots, int layer, const float* scores, int stride, const float* largest, int pieces, int heads,    \
         int kv_heads, int head_dim, float* out) {                                                                      \
         make_outputs<F>(slots, layer, scores, stride, largest, pieces, heads, kv_heads, head_dim, out);                \

@@ -19,9 +19,9 @@ typedef unsigned int u32;
 // Positions that attention sums before it adds them to the total.
 #define ATTENTION_BLOCK 64
 
-// A kernel of a card that can (compute capability 9.0) begins while the one before it ends: what does not depend on that
-// comes first, and then every kernel waits. Only then may the next one begin, so that what comes first there may depend
-// on the kernel before the last.
+// A kernel of a card that can (compute capability 9.0) begins while the one before it ends: what does not depend on
+// that comes first, and then every kernel waits. Only then may the next one begin, so that what comes first there may
+// depend on the kernel before the last.
 DEVICE void wait_for_previous() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -44,9 +44,9 @@ struct Scale {
     int sum;
 };
 
-// A session: where its cache [layers, heads, 2, context, head_dim] (keys before values, as trion-core's), the cosines and
-// sines of every position [context, 2, head_dim / 2] and all its tokens lie, and the position that is computed: of a
-// prompt the first.
+// A session: where its cache [layers, heads, 2, context, head_dim] (keys before values, as trion-core's), the cosines
+// and sines of every position [context, 2, head_dim / 2] and all its tokens lie, and the position that is computed: of
+// a prompt the first.
 struct Slot {
     void* cache;
     const float* rotation;

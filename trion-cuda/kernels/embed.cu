@@ -7,8 +7,8 @@ extern "C" __global__ void begin(Slot* slots, int first) {
     slots[0].position = first;
 }
 
-// The row of each token: of consecutive ones of one session (`is_prompt`), or of one of each. Grid: tokens, pieces of 256
-// columns.
+// The row of each token: of consecutive ones of one session (`is_prompt`), or of one of each. Grid: tokens, pieces of
+// 256 columns.
 extern "C" __global__ void __launch_bounds__(256)
 embed(const Slot* slots, int is_prompt, const void* weights, const void* scales, float scale, int kind, int group,
       int cols, float* hidden) {

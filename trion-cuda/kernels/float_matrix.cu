@@ -1,4 +1,4 @@
-// Products of float matrices, the head above all: every row a dot product in the contract's lanes.
+// Products of float matrices, the head above all: every row a dot product in the contract's lanes. A warp makes 4 rows.
 #include "common.cuh"
 
 // More number formats, of weights alone.
@@ -18,66 +18,135 @@ struct I8 {
     }
 };
 
+// Rows of a warp, and of a block of threads.
 #define ROWS 4
+#define THREADS 256
+#define BLOCK_ROWS (THREADS / 32 * ROWS)
 
-// A warp makes 4 rows for T tokens. `x` is `[tokens, x_stride]`. Grid: pieces of T tokens, which find the weights in a
-// cache, pieces of 32 rows.
-template <class W, int T>
-DEVICE void product(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out,
-                    int rows, int cols,
-                    int sink, int tokens) {
+// The weights of a warp's rows in a chunk of columns. A row beyond the matrix repeats the last one, and is left out in
+// the end.
+DEVICE void load_rows(const uint4* weights, int first, int rows, int chunks, int chunk, uint4 (&w)[ROWS]) {
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) {
+        w[r] = __ldcs(weights + ((size_t)min(first + r, rows - 1) * chunks + chunk) * 32 + (threadIdx.x & 31));
+    }
+}
+
+DEVICE void finish(float sum, const float* row_scales, int row, float* out, int sink) {
+    float y = fold(sum);
+    if ((threadIdx.x & 31) != 0) return;
+    put(sink, out + row, row_scales ? mul(y, row_scales[row]) : y);
+}
+
+// One token. Grid: 1, pieces of 32 rows.
+template <class W>
+DEVICE void product(const uint4* weights, const float* row_scales, const float* x, float* out, int rows, int cols,
+                    int sink) {
     in_turn();
-    int lane = threadIdx.x & 31, first = (blockIdx.y * 8 + (threadIdx.x >> 5)) * ROWS, token = blockIdx.x * T;
+    int lane = threadIdx.x & 31, first = blockIdx.y * BLOCK_ROWS + (threadIdx.x >> 5) * ROWS;
     if (first >= rows) return;
     const int width = 32 * W::E;
     int chunks = (cols + width - 1) / width;
-    float acc[ROWS][T] = {};
-    const uint4* from[ROWS];
-#pragma unroll
-    // A row beyond the matrix repeats the last one, and is left out below.
-    for (int r = 0; r < ROWS; r++) from[r] = weights + (size_t)min(first + r, rows - 1) * chunks * 32 + lane;
-#pragma unroll(T == 1 ? 2 : 1)
+    float acc[ROWS] = {};
+#pragma unroll 2
     for (int i = 0; i < chunks; i++) {
         uint4 w[ROWS];
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) w[r] = __ldg(from[r] + i * 32);
+        load_rows(weights, first, rows, chunks, i, w);
 #pragma unroll
         for (int e = 0; e < W::E; e++) {
             int col = i * width + e * 32 + lane;
+            // Beyond the tail both sides are zero.
+            float xe = col < cols ? x[col] : 0.0f;
 #pragma unroll
-            for (int t = 0; t < T; t++) {
-                // Beyond the tail both sides are zero.
-                float xt = col < cols && token + t < tokens ? x[(size_t)(token + t) * x_stride + col] : 0.0f;
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) acc[r][t] = add(acc[r][t], mul(W::get(w[r], e), xt));
-            }
+            for (int r = 0; r < ROWS; r++) acc[r] = add(acc[r], mul(W::get(w[r], e), xe));
         }
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
+        if (first + r < rows) finish(acc[r], row_scales, first + r, out, sink);
+    }
+}
+
+// T tokens, a multiple of 4; `x` is `[tokens, x_stride]`, of which a chunk of columns at a time lies in shared memory.
+// Grid: pieces of T tokens, which find the weights in a cache, pieces of 32 rows.
+template <class W, int T>
+DEVICE void products(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows,
+                     int cols, int sink, int tokens) {
+    const int width = 32 * W::E;
+    __shared__ float4 shared_x[width][T / 4];
+    int lane = threadIdx.x & 31, first = blockIdx.y * BLOCK_ROWS + (threadIdx.x >> 5) * ROWS, token = blockIdx.x * T;
+    int chunks = (cols + width - 1) / width;
+    uint4 next[ROWS];
+    load_rows(weights, first, rows, chunks, 0, next);
+    in_turn();
+    float acc[ROWS][T] = {};
+    for (int i = 0; i < chunks; i++) {
+        __syncthreads();
+        for (int k = threadIdx.x; k < width * (T / 4); k += THREADS) {
+            int col = i * width + k % width, t = token + k / width * 4;
+            float four[4];
 #pragma unroll
-        for (int t = 0; t < T; t++) {
-            float y = fold(acc[r][t]);
-            if (lane == 0 && first + r < rows && token + t < tokens) {
-                if (row_scales) y = mul(y, row_scales[first + r]);
-                put(sink, out + (size_t)(token + t) * rows + first + r, y);
+            for (int j = 0; j < 4; j++) {
+                four[j] = col < cols && t + j < tokens ? x[(size_t)(t + j) * x_stride + col] : 0.0f;
+            }
+            shared_x[k % width][k / width] = {four[0], four[1], four[2], four[3]};
+        }
+        __syncthreads();
+        uint4 w[ROWS];
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) w[r] = next[r];
+        if (i + 1 < chunks) load_rows(weights, first, rows, chunks, i + 1, next);
+#pragma unroll
+        for (int e = 0; e < W::E; e++) {
+            float numbers[ROWS];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) numbers[r] = W::get(w[r], e);
+#pragma unroll
+            for (int t = 0; t < T; t += 4) {
+                float4 four = shared_x[e * 32 + lane][t / 4];
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    acc[r][t] = add(acc[r][t], mul(numbers[r], four.x));
+                    acc[r][t + 1] = add(acc[r][t + 1], mul(numbers[r], four.y));
+                    acc[r][t + 2] = add(acc[r][t + 2], mul(numbers[r], four.z));
+                    acc[r][t + 3] = add(acc[r][t + 3], mul(numbers[r], four.w));
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (first + r < rows && token + t < tokens) {
+                finish(acc[r][t], row_scales, first + r, out + (size_t)(token + t) * rows, sink);
             }
         }
     }
 }
 
-#define PRODUCT(name, W, T)                                                                                            \
-    extern "C" __global__ void __launch_bounds__(256)                                                                  \
+#define PRODUCT(name, W)                                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
     name(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows, int cols,  \
          int sink, int tokens) {                                                                                       \
-        product<W, T>(weights, row_scales, x, x_stride, out, rows, cols, sink, tokens);                                \
+        product<W>(weights, row_scales, x, out, rows, cols, sink);                                                     \
+    }
+#define PRODUCTS(name, W, T)                                                                                           \
+    extern "C" __global__ void __launch_bounds__(THREADS)                                                              \
+    name(const uint4* weights, const float* row_scales, const float* x, int x_stride, float* out, int rows, int cols,  \
+         int sink, int tokens) {                                                                                       \
+        products<W, T>(weights, row_scales, x, x_stride, out, rows, cols, sink, tokens);                               \
     }
 
-PRODUCT(float_product_f32, F32, 1)
-PRODUCT(float_product_f32_4, F32, 4)
-PRODUCT(float_product_f16, F16, 1)
-PRODUCT(float_product_f16_4, F16, 4)
-PRODUCT(float_product_bf16, Bf16, 1)
-PRODUCT(float_product_bf16_4, Bf16, 4)
-PRODUCT(float_product_i8, I8, 1)
-PRODUCT(float_product_i8_4, I8, 4)
+PRODUCT(float_product_f32, F32)
+PRODUCTS(float_product_f32_4, F32, 4)
+PRODUCTS(float_product_f32_8, F32, 8)
+PRODUCT(float_product_f16, F16)
+PRODUCTS(float_product_f16_4, F16, 4)
+PRODUCTS(float_product_f16_8, F16, 8)
+PRODUCT(float_product_bf16, Bf16)
+PRODUCTS(float_product_bf16_4, Bf16, 4)
+PRODUCTS(float_product_bf16_8, Bf16, 8)
+PRODUCT(float_product_i8, I8)
+PRODUCTS(float_product_i8_4, I8, 4)
+PRODUCTS(float_product_i8_8, I8, 8)

@@ -21,3 +21,16 @@ struct Jobs {
 DEVICE float rescale(const Job& job, int acc, float s) {
     return job.divide ? div((float)acc, mul(job.scale, s)) : mul(div((float)acc, s), job.scale);
 }
+
+// Which matrix a piece of the rows belongs to, and the piece's number in it.
+DEVICE Job job_of(const Jobs& jobs, int& piece) {
+    if (piece >= jobs.begin[1]) {
+        piece -= jobs.begin[1];
+        return jobs.job[2];
+    }
+    if (piece >= jobs.begin[0]) {
+        piece -= jobs.begin[0];
+        return jobs.job[1];
+    }
+    return jobs.job[0];
+}

@@ -135,19 +135,6 @@ DEVICE int dot64(const uint4& w, const int4 (&q)[4]) {
     return sum[0] + (sum[1] >> 2) + (sum[2] >> 4) + (sum[3] >> 6);
 }
 
-// Which matrix a piece of 8 rows belongs to, and the piece's number in it.
-DEVICE Job job_of(const Jobs& jobs, int& piece) {
-    if (piece >= jobs.begin[1]) {
-        piece -= jobs.begin[1];
-        return jobs.job[2];
-    }
-    if (piece >= jobs.begin[0]) {
-        piece -= jobs.begin[0];
-        return jobs.job[1];
-    }
-    return jobs.job[0];
-}
-
 // `groups` groups of warps, each of which makes 8 rows at a time; its warps, one for each of `tiles` pieces of 256
 // columns, share the columns. DEPTH pieces of 8 rows of a group are on their way at once. `count` pieces are there in
 // all matrices. With PAIR the first two matrices are gate and up, of which act(gate) * up is stored.

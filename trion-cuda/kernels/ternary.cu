@@ -18,13 +18,14 @@ DEVICE void accumulate(const uint4& w, const int4* q, int q_stride, int (&acc)[T
 }
 
 // A block of threads makes 8 rows for T tokens; its warps share the columns. With PAIR it makes the same rows of two
-// matrices, gate and up, and stores act(gate) * up.
+// matrices, gate and up, and stores act(gate) * up. Grid: pieces of T tokens, which find the weights in a cache, pieces
+// of 8 rows.
 template <int T, bool PAIR>
 DEVICE void gemv(const Jobs& jobs, const int4* q, int q_stride, const Scale* scales, int scales_stride, int tiles,
                  int tokens) {
     __shared__ int parts[PAIR ? 2 : 1][T][8][WARPS];
     int lane = threadIdx.x, warp = threadIdx.y, warps = blockDim.y;
-    int tile = blockIdx.x, first = blockIdx.y * T;
+    int tile = blockIdx.y, first = blockIdx.x * T;
     // Matrices lie one after the other in the grid.
     bool second = !PAIR && tile >= jobs.begin[0], third = !PAIR && tile >= jobs.begin[1];
     const Job job = third ? jobs.job[2] : second ? jobs.job[1] : jobs.job[0];

@@ -1,28 +1,29 @@
 //! The forward pass of a batch, as a row of kernels in a stream.
 
-use std::sync::Arc;
-
-use cudarc::driver::CudaStream;
 use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
 use crate::error::Result;
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
-use crate::memory::{ARGMAX_BLOCKS, Piece, Sizes};
+use crate::memory::{ARGMAX_BLOCKS, ATTENTION_HEADS, Piece};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
+use crate::workspace::Workspace;
 
 /// Tokens from which on a product is better made by tiles than token by token.
 const GEMM_TOKENS: usize = 17;
 /// Rows and tokens of such a tile; as in `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
-/// Tokens that the kernels for few tokens take together.
+/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, and the bytes of sums that a group of
+/// warps has there.
 const FEW: usize = 4;
+const TOKENS_AT_ONCE: usize = 8;
+const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
 /// Bytes of a row of activations that `prepare` keeps in shared memory, which it has 48 KiB of.
 const SHARED_ROW: usize = 40 << 10;
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const PREPARE_THREADS: usize = 512;
-/// Columns that a block of threads of a token's attention makes; `COLUMNS` in `kernels/attention_token.cu`.
+/// Columns that a block of threads of a token's attention makes at once; `COLUMNS` in `kernels/attention_token.cu`.
 const ATTENTION_COLUMNS: usize = 8;
 /// Threads of such a block; `THREADS` there.
 const ATTENTION_THREADS: usize = 256;
@@ -49,12 +50,8 @@ type Product = (Projection, Piece, Sink);
 
 /// A batch on its way through the model.
 pub(crate) struct Pass<'a> {
-    pub(crate) model: &'a Inner,
+    pub(crate) work: &'a Workspace,
     pub(crate) kernels: &'a Kernels,
-    pub(crate) stream: &'a Arc<CudaStream>,
-    pub(crate) sizes: &'a Sizes,
-    /// Address of the session's memory.
-    pub(crate) base: u64,
     /// Number format of the cache.
     pub(crate) cache: CacheType,
     /// Tokens of the batch.
@@ -66,17 +63,21 @@ pub(crate) struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn config(&self) -> &Config {
-        &self.model.config
+    fn model(&self) -> &Inner {
+        &self.work.model.0
     }
 
-    /// The address of a piece of the session's memory.
+    fn config(&self) -> &Config {
+        &self.model().config
+    }
+
+    /// The address of a piece.
     fn at(&self, piece: Piece) -> u64 {
-        self.base + self.sizes.offset(piece) as u64
+        self.work.at(piece)
     }
 
     fn launch(&self, kernel: Kernel, grid: [usize; 3], block: [usize; 2], shared: usize, args: &[Arg]) -> Result<()> {
-        launch(self.stream, kernel, Shape { grid, block, shared }, args)
+        launch(&self.work.stream, kernel, Shape { grid, block, shared }, args)
     }
 
     /// Says at which position the session's batch begins; its tokens are there.
@@ -102,7 +103,7 @@ impl Pass<'_> {
             Activation::Silu => Sink::Silu,
         };
         self.embed()?;
-        for (n, layer) in self.model.layers.iter().enumerate() {
+        for (n, layer) in self.model().layers.iter().enumerate() {
             let hidden = Piece::Hidden;
             let attention = [
                 (P::Query, Piece::Query, Sink::Store),
@@ -122,16 +123,16 @@ impl Pass<'_> {
             self.project(layer, Piece::Intermediate, N::MlpSub, &[(P::Down, hidden, Sink::Add)])?;
         }
         if self.logits_rows > 0 {
-            let head = DeviceLinear { matrix: self.model.head, norm: 0 };
+            let head = DeviceLinear { matrix: self.model().head, norm: 0 };
             let (skip, rows) = (self.batch - self.logits_rows, self.logits_rows);
-            self.prepare(&head, Piece::Hidden, self.model.norm, skip, rows)?;
+            self.prepare(&head, Piece::Hidden, self.model().norm, skip, rows)?;
             self.multiply(&head.matrix, self.at(Piece::Logits), Sink::Store, rows)?;
         }
         Ok(())
     }
 
     fn embed(&self) -> Result<()> {
-        let m = &self.model.embedding;
+        let m = &self.model().embedding;
         let args = args![
             self.at(Piece::Slots),
             self.is_prompt,
@@ -159,7 +160,7 @@ impl Pass<'_> {
                 return self.project_token(&together, first, source, norm);
             }
             self.prepare(first, source, norm, 0, self.batch)?;
-            return self.multiply_together(&together);
+            return self.multiply_together(&together, self.batch);
         }
         for (i, product) in products.iter().enumerate() {
             if i == 0 || !same_input(linear(&products[i - 1]), linear(product)) {
@@ -196,7 +197,7 @@ impl Pass<'_> {
                 quantized_stride(config),
                 matrix.cols.next_multiple_of(PIECE_COLS),
                 self.at(Piece::Scales),
-                self.sizes.spans,
+                self.work.sizes.spans,
             ];
             return self.launch(kernel, [tokens, 1, 1], block, 0, args);
         }
@@ -215,7 +216,7 @@ impl Pass<'_> {
             quantized_stride(config),
             matrix.cols.next_multiple_of(PIECE_COLS),
             self.at(Piece::Scales),
-            self.sizes.spans,
+            self.work.sizes.spans,
             matrix.span,
             in_shared,
         ];
@@ -227,11 +228,9 @@ impl Pass<'_> {
     fn project_token(&self, together: &Together, linear: &DeviceLinear, source: Piece, norm: u64) -> Result<()> {
         let Together { tiles, pieces, .. } = *together;
         let (config, kernels, cols) = (self.config(), self.kernels, linear.matrix.cols);
-        let multiprocessors = self.model.device.multiprocessors();
-        let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
+        let multiprocessors = self.model().device.multiprocessors();
         // Few blocks of threads, each of which prepares the input anew, leave room for those of the next kernel.
-        let rounds = pieces.div_ceil(groups * multiprocessors).max(PROJECT_ROUNDS);
-        let blocks = pieces.div_ceil(groups * rounds);
+        let (groups, blocks) = project_shape(pieces, tiles, multiprocessors, PROJECT_ROUNDS);
         let kernel = match (together.pair, groups * tiles <= PROJECT_WARPS) {
             (false, true) => kernels.project_rows,
             (false, false) => kernels.project_rows_wide,
@@ -255,30 +254,28 @@ impl Pass<'_> {
     }
 
     /// Products of plain ternary matrices that share an input, which is prepared, for few tokens.
-    fn multiply_together(&self, together: &Together) -> Result<()> {
-        let kernels = self.kernels;
-        let (kernel, few) = match (self.batch, together.pair) {
+    fn multiply_together(&self, together: &Together, tokens: usize) -> Result<()> {
+        let Together { jobs, tiles, pieces, pair } = *together;
+        let (kernels, multiprocessors) = (self.kernels, self.model().device.multiprocessors());
+        let (q, q_stride) = (self.at(Piece::Quantized), quantized_stride(self.config()) / 16);
+        let (scales, spans) = (self.at(Piece::Scales), self.work.sizes.spans);
+        let by_tensor_cores = if pair { kernels.ternary_tokens_pair } else { kernels.ternary_tokens };
+        if let Some(kernel) = by_tensor_cores.filter(|_| tokens > 1 && tiles <= WIDEST_ROW) {
+            let (jobs, units) = together.units();
+            let (groups, blocks) = project_shape(units, tiles, multiprocessors, 1);
+            let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
+            let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
+            return self.launch(kernel, grid, [32, groups * tiles], groups * UNIT_SUMS, args);
+        }
+        let (kernel, few) = match (tokens, pair) {
             (1, false) => (kernels.ternary_gemv, 1),
             (1, true) => (kernels.ternary_gemv_pair, 1),
             (_, false) => (kernels.ternary_gemv_4, FEW),
             (_, true) => (kernels.ternary_gemv_pair_4, FEW),
         };
-        self.gemv(kernel, together, self.batch, few)
-    }
-
-    fn gemv(&self, kernel: Kernel, together: &Together, tokens: usize, few: usize) -> Result<()> {
-        let Together { jobs, tiles, pieces, .. } = *together;
-        let args = args![
-            jobs,
-            self.at(Piece::Quantized),
-            quantized_stride(self.config()) / 16,
-            self.at(Piece::Scales),
-            self.sizes.spans,
-            tiles,
-            tokens,
-        ];
-        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), self.model.device.multiprocessors());
-        self.launch(kernel, [pieces, tokens.div_ceil(few), 1], [32, warps], 0, args)
+        let args = args![jobs, q, q_stride, scales, spans, tiles, tokens];
+        let warps = warps_for(tiles, pieces * tokens.div_ceil(few), multiprocessors);
+        self.launch(kernel, [tokens.div_ceil(few), pieces, 1], [32, warps], 0, args)
     }
 
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
@@ -286,12 +283,10 @@ impl Pass<'_> {
         let (config, kernels) = (self.config(), self.kernels);
         let (quantized, scales) = (self.at(Piece::Quantized), self.at(Piece::Scales));
         let (q_stride, spans, tiles) =
-            (quantized_stride(config) / 16, self.sizes.spans, matrix.cols.div_ceil(PIECE_COLS));
+            (quantized_stride(config) / 16, self.work.sizes.spans, matrix.cols.div_ceil(PIECE_COLS));
         let (weights, rows, pieces) = (matrix.weights, matrix.rows, matrix.rows.div_ceil(PIECE_ROWS));
         let divide = matrix.kind == Kind::Divide;
-        let few = if tokens == 1 { 1 } else { FEW };
-        let float = |one, some| if tokens == 1 { one } else { some };
-        let kernel = match matrix.kind {
+        let by_tokens = match matrix.kind {
             Kind::Multiply | Kind::Divide if tokens >= GEMM_TOKENS => {
                 let args = args![
                     weights,
@@ -311,9 +306,7 @@ impl Pass<'_> {
                 return self.launch(kernels.ternary_gemm, grid, [128, 1], 0, args);
             }
             Kind::Multiply | Kind::Divide => {
-                let kernel = if tokens == 1 { kernels.ternary_gemv } else { kernels.ternary_gemv_4 };
-                let together = Together::new([(matrix, out, sink)].into_iter());
-                return self.gemv(kernel, &together, tokens, few);
+                return self.multiply_together(&Together::new([(matrix, out, sink)].into_iter()), tokens);
             }
             Kind::Groups => {
                 let args = args![
@@ -332,10 +325,15 @@ impl Pass<'_> {
                 ];
                 return self.launch(kernels.ternary_groups, [pieces, tokens, 1], [128, 1], 0, args);
             }
-            Kind::F32 => float(kernels.float_product_f32, kernels.float_product_f32_4),
-            Kind::F16 => float(kernels.float_product_f16, kernels.float_product_f16_4),
-            Kind::Bf16 => float(kernels.float_product_bf16, kernels.float_product_bf16_4),
-            Kind::I8 => float(kernels.float_product_i8, kernels.float_product_i8_4),
+            Kind::F32 => [kernels.float_product_f32, kernels.float_product_f32_4, kernels.float_product_f32_8],
+            Kind::F16 => [kernels.float_product_f16, kernels.float_product_f16_4, kernels.float_product_f16_8],
+            Kind::Bf16 => [kernels.float_product_bf16, kernels.float_product_bf16_4, kernels.float_product_bf16_8],
+            Kind::I8 => [kernels.float_product_i8, kernels.float_product_i8_4, kernels.float_product_i8_8],
+        };
+        let (kernel, at_once) = match tokens {
+            1 => (by_tokens[0], 1),
+            2..=4 => (by_tokens[1], 4),
+            _ => (by_tokens[2], 8),
         };
         let args = args![
             weights,
@@ -348,7 +346,7 @@ impl Pass<'_> {
             sink as i32,
             tokens,
         ];
-        self.launch(kernel, [tokens.div_ceil(few), rows.div_ceil(32), 1], [256, 1], 0, args)
+        self.launch(kernel, [tokens.div_ceil(at_once), rows.div_ceil(32), 1], [256, 1], 0, args)
     }
 
     /// The kernel for the cache's number format.
@@ -385,7 +383,7 @@ impl Pass<'_> {
     /// Rotation, the write to the cache, and attention of one token of each session.
     fn attend(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
         let (config, kernels, rows) = (self.config(), self.kernels, self.batch);
-        let (stride, [parts, pieces]) = (self.sizes.score_stride, self.sizes.score_grid);
+        let (stride, [parts, pieces]) = (self.work.sizes.score_stride, self.work.sizes.score_grid);
         let (scores, largest) = (self.at(Piece::Scores), self.at(Piece::Largest));
         let own = args![self.score_scale(), scores, stride, largest];
         let args = &[&self.rotation_args(n, layer)[..], own].concat();
@@ -405,8 +403,12 @@ impl Pass<'_> {
             self.at(Piece::Query),
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
-        let grid = [parts, config.head_dim.div_ceil(ATTENTION_COLUMNS), rows];
-        self.launch(kernel, grid, [ATTENTION_THREADS, 1], 0, args)
+        // A block of threads takes several pieces of columns where there are enough blocks, as it makes weights once.
+        let all = config.head_dim.div_ceil(ATTENTION_COLUMNS);
+        let blocks = (2 * self.model().device.multiprocessors()).div_ceil(parts * rows);
+        let each = all.div_ceil(blocks);
+        let sums = 4 * each * ATTENTION_HEADS * ATTENTION_COLUMNS;
+        self.launch(kernel, [parts, all.div_ceil(each), rows], [ATTENTION_THREADS, 1], sums, args)
     }
 
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
@@ -422,7 +424,7 @@ impl Pass<'_> {
             n,
             self.at(Piece::Query),
             self.at(Piece::Scores),
-            self.sizes.score_stride,
+            self.work.sizes.score_stride,
             self.batch,
             config.num_attention_heads,
             config.num_key_value_heads,
@@ -430,7 +432,7 @@ impl Pass<'_> {
             self.score_scale(),
         ];
         let kernel = self.by_cache(self.kernels.attention_prompt_f32, self.kernels.attention_prompt_f16);
-        self.launch(kernel, [self.sizes.prompt_blocks, 1, 1], [128, 1], 4 * 8 * config.head_dim, args)
+        self.launch(kernel, [self.work.sizes.prompt_blocks, 1, 1], [128, 1], 4 * 8 * config.head_dim, args)
     }
 }
 
@@ -453,7 +455,7 @@ impl Together {
         for (i, (matrix, out, sink)) in products.enumerate() {
             let jobs = &mut together.jobs;
             together.tiles = matrix.cols.div_ceil(PIECE_COLS);
-            together.pair = matches!(sink, Sink::Relu2 | Sink::Silu);
+            together.pair = i == 1 && matches!(sink, Sink::Relu2 | Sink::Silu);
             if together.pair {
                 jobs.job[0].sink = sink as i32;
             } else {
@@ -473,6 +475,30 @@ impl Together {
         }
         together
     }
+
+    /// The same for `kernels/tokens.cu`, and its number of units: two pieces of 8 rows of a matrix, or one of a pair.
+    fn units(&self) -> (Jobs, usize) {
+        let mut jobs = self.jobs;
+        if self.pair {
+            return (jobs, self.pieces);
+        }
+        let mut units = 0;
+        for (i, job) in self.jobs.job.iter().enumerate() {
+            if let Some(begin) = i.checked_sub(1).and_then(|before| jobs.begin.get_mut(before)) {
+                *begin = if job.rows > 0 { units as i32 } else { i32::MAX };
+            }
+            units += (job.rows as usize).div_ceil(2 * PIECE_ROWS);
+        }
+        (jobs, units)
+    }
+}
+
+/// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns, of which a
+/// group makes `least_rounds` at least.
+fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize, least_rounds: usize) -> (usize, usize) {
+    let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
+    let rounds = pieces.div_ceil(groups * multiprocessors).max(least_rounds);
+    (groups, pieces.div_ceil(groups * rounds))
 }
 
 /// Whether two projections read the same prepared input.

@@ -63,10 +63,11 @@ impl Drop for Module {
 }
 
 macro_rules! kernels {
-    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)*) => {
+    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)* only $only:literal: $($new:ident)*;) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
             $($(pub(crate) $kernel: Kernel,)*)*
+            $(pub(crate) $new: Option<Kernel>,)*
             /// Which of them these are.
             pub(crate) set: KernelSet,
             /// What they belong to.
@@ -74,8 +75,9 @@ macro_rules! kernels {
         }
 
         impl Kernels {
-            /// The names of all.
+            /// The names of all, and of those that only newer cards have.
             pub(crate) const NAMES: &[&str] = &[$($(stringify!($kernel),)*)*];
+            pub(crate) const NEW_NAMES: &[&str] = &[$(stringify!($new),)*];
 
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
             pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
@@ -88,7 +90,13 @@ macro_rules! kernels {
                     $($kernel = module.kernel(stringify!($kernel), waits)?;)*
                     modules.push(module);
                 })*
-                Ok(Kernels { $($($kernel,)*)* set, _modules: modules })
+                $(let mut $new = None;)*
+                if set == KernelSet::Sm90 {
+                    let module = Module::load(context, include_str!(concat!("../ptx/", $only)))?;
+                    $($new = Some(module.kernel(stringify!($new), true)?);)*
+                    modules.push(module);
+                }
+                Ok(Kernels { $($($kernel,)*)* $($new,)* set, _modules: modules })
             }
         }
     };
@@ -109,8 +117,9 @@ kernels! {
     "sm_61/attention_token.ptx" and "sm_90/attention_token.ptx": attention_scores_f32 attention_scores_f16
         attention_outputs_f32 attention_outputs_f16;
     "sm_61/embed.ptx" and "sm_90/embed.ptx": begin embed;
-    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f16
-        float_product_f16_4 float_product_bf16 float_product_bf16_4 float_product_i8 float_product_i8_4;
+    "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f32_8
+        float_product_f16 float_product_f16_4 float_product_f16_8 float_product_bf16 float_product_bf16_4
+        float_product_bf16_8 float_product_i8 float_product_i8_4 float_product_i8_8;
     "sm_61/gemm.ptx": ternary_gemm;
     "sm_61/prepare.ptx" and "sm_90/prepare.ptx": prepare prepare_row_2 prepare_row_5 prepare_row_8 prepare_row_14
         prepare_row_20;
@@ -118,6 +127,7 @@ kernels! {
     "sm_61/rotate.ptx": rotate_f32 rotate_f16;
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
+    only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 
 /// One matrix of a launch; as `Job` in `kernels/jobs.cuh`.

@@ -31,6 +31,8 @@ mod model;
 mod plan;
 mod session;
 mod state;
+mod together;
+mod workspace;
 
 pub use device::CudaDevice;
 pub use error::{Error, Result};
@@ -38,3 +40,4 @@ pub use kernels::KernelSet;
 pub use model::CudaModel;
 pub use plan::MemoryPlan;
 pub use session::CudaSession;
+pub use together::CudaBatch;

@@ -69,7 +69,7 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
     let (out, scales) = (q + input as u64, q + (input + output) as u64);
 
     let warps = if warps == 0 { warps_for(tiles, pieces, device.multiprocessors()) } else { warps };
-    let shape = Shape { grid: [pieces, 1, 1], block: [32, warps], shared: 0 };
+    let shape = Shape { grid: [1, pieces, 1], block: [32, warps], shared: 0 };
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
     stream.begin_capture(mode).doing("beginning a graph")?;
     let mut launched = Ok(());

@@ -18,7 +18,7 @@ const SCALE_BYTES: usize = 8;
 /// Positions that a block of threads scores at once; `CHUNK` in `kernels/attention_token.cu`.
 const CHUNK: usize = 32;
 /// Query heads that such a block takes together; `HEADS` there.
-const HEADS: usize = 4;
+pub(crate) const ATTENTION_HEADS: usize = 4;
 
 /// Bytes of every piece.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +77,7 @@ pub(crate) enum Piece {
 
 impl Sizes {
     /// Of one session.
-    pub(crate) fn new(config: &Config, options: &SessionOptions, multiprocessors: usize) -> Self {
+    pub(crate) fn session(config: &Config, options: &SessionOptions, multiprocessors: usize) -> Self {
         let (batch, context) = (options.max_batch, options.context);
         let group = config.num_attention_heads / config.num_key_value_heads;
         let work = batch.saturating_mul(group).div_ceil(QUERIES).saturating_mul(config.num_key_value_heads);
@@ -86,17 +86,14 @@ impl Sizes {
             Logits::Last => 1,
             Logits::All => batch,
         };
-        let mut sizes = Sizes::scratch(config, batch, rows, context, multiprocessors);
+        let mut sizes = Sizes::scratch(config, [batch, rows, 1], context, multiprocessors);
         sizes.prompt_blocks = prompt_blocks;
         let scores = floats(&[config.num_attention_heads.max(prompt_blocks * QUERIES), sizes.score_stride]);
         let cache = floats(&[config.num_hidden_layers, config.key_value_size(), 2, context]) / 4;
         for (piece, bytes) in [
-            (Piece::Slots, size_of::<Slot>()),
             (Piece::Tokens, floats(&[context])),
             (Piece::Rotation, floats(&[context, config.head_dim])),
             (Piece::Scores, scores),
-            (Piece::Largest, floats(&[config.num_attention_heads, sizes.score_grid[1]])),
-            (Piece::Best, ARGMAX_BLOCKS * 8),
             (Piece::Cache, cache.saturating_mul(options.cache.bytes())),
         ] {
             sizes.pieces[piece as usize] = bytes;
@@ -104,16 +101,22 @@ impl Sizes {
         sizes
     }
 
-    /// What a batch of tokens goes through, whosever they are.
-    fn scratch(config: &Config, batch: usize, rows: usize, context: usize, multiprocessors: usize) -> Self {
+    /// Of so many sessions together, one token of each, whose contexts are at most so long.
+    pub(crate) fn together(config: &Config, sessions: usize, context: usize, multiprocessors: usize) -> Self {
+        Sizes::scratch(config, [sessions; 3], context, multiprocessors)
+    }
+
+    /// What a batch of tokens goes through, whosever they are; how many have logits, and how many sessions take one step
+    /// at once.
+    fn scratch(config: &Config, [batch, rows, sessions]: [usize; 3], context: usize, multiprocessors: usize) -> Self {
         let spans = match config.activation_group {
             0 => 1,
             group => config.widest_input().div_ceil(group),
         };
         let group = config.num_attention_heads / config.num_key_value_heads;
-        let parts = group.div_ceil(HEADS) * config.num_key_value_heads;
+        let parts = group.div_ceil(ATTENTION_HEADS) * config.num_key_value_heads;
         // Twice as many blocks of threads as there are multiprocessors.
-        let most = (2 * multiprocessors).div_ceil(parts);
+        let most = (2 * multiprocessors).div_ceil(parts * sessions);
         let mut sizes = Sizes {
             pieces: [0; PIECES],
             score_stride: context.div_ceil(ATTENTION_BLOCK).saturating_mul(ATTENTION_BLOCK),
@@ -131,6 +134,10 @@ impl Sizes {
             (Piece::Value, floats(&[batch, config.key_value_size()])),
             (Piece::Intermediate, floats(&[batch, config.intermediate_size])),
             (Piece::Logits, floats(&[rows, config.vocab_size])),
+            (Piece::Slots, sessions * size_of::<Slot>()),
+            (Piece::Scores, floats(&[sessions, config.num_attention_heads, sizes.score_stride])),
+            (Piece::Largest, floats(&[sessions, config.num_attention_heads, sizes.score_grid[1]])),
+            (Piece::Best, sessions * ARGMAX_BLOCKS * 8),
         ] {
             sizes.pieces[piece as usize] = bytes;
         }

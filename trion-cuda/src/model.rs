@@ -119,6 +119,11 @@ impl CudaModel {
         })))
     }
 
+    /// Whether both are one upload.
+    pub(crate) fn is_same(&self, other: &CudaModel) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The device it is on.
     pub fn device(&self) -> &CudaDevice {
         &self.0.device

@@ -21,7 +21,7 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// The plan of a model with one session, on a GPU of so many multiprocessors (5 on a GTX 1050).
     pub fn new(model: &Model<'_>, options: &SessionOptions, multiprocessors: usize) -> Self {
-        let sizes = Sizes::new(model.config(), options, multiprocessors);
+        let sizes = Sizes::session(model.config(), options, multiprocessors);
         let embedding = embedding_bytes(model);
         let cache = sizes.cache_bytes();
         MemoryPlan {

@@ -1,31 +1,20 @@
 //! A sequence of tokens at work on a GPU.
 
-use std::sync::Arc;
-
-use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
-use cudarc::driver::{CudaGraph, CudaSlice, CudaStream, DevicePtr};
 use trion_core::numeric::rotary_tables;
 use trion_core::{Error as CoreError, Logits, Progress, SessionOptions};
 
-use crate::device::CudaDevice;
-use crate::error::{Doing, Error, Result};
-use crate::forward::Pass;
+use crate::error::Result;
 use crate::kernels::Slot;
 use crate::memory::{Piece, Sizes};
 use crate::model::CudaModel;
+use crate::workspace::{Step, Workspace};
 
 /// What the CPU's session does, on a GPU, with the same bits: tokens are pushed, computed, and give logits.
 ///
 /// Everything on the GPU happens in order, in a stream of the session's own; sessions of one model run side by side.
 pub struct CudaSession {
-    pub(crate) model: CudaModel,
     pub(crate) options: SessionOptions,
-    pub(crate) stream: Arc<CudaStream>,
-    /// Graphs are dropped before the memory that they name.
-    graphs: Graphs,
-    pub(crate) memory: CudaSlice<u8>,
-    pub(crate) sizes: Sizes,
-    base: u64,
+    pub(crate) work: Workspace,
     /// Tokens that were pushed.
     pub(crate) tokens: Vec<u32>,
     /// Tokens whose keys and values are in the cache.
@@ -36,20 +25,8 @@ pub struct CudaSession {
     pub(crate) logits_rows: usize,
     /// Whether the device holds the logits of the last position too, in its first row.
     pub(crate) logits_on_device: bool,
-    spent: usize,
+    pub(crate) spent: usize,
 }
-
-/// The graphs of a token: without and with the choice of the next one.
-struct Graphs([Option<CudaGraph>; 2]);
-
-// SAFETY: the driver takes a graph's handles from any thread, from one at a time (CUDA driver API, Graph object thread
-// safety). They belong to one session, and are made, launched and destroyed only through `&mut` of it.
-#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
-unsafe impl Send for Graphs {}
-
-// SAFETY: nothing is reached through a shared reference.
-#[expect(unsafe_code, reason = "handles of the driver's are raw pointers")]
-unsafe impl Sync for Graphs {}
 
 impl CudaSession {
     /// A session without tokens. All its memory is allocated here.
@@ -66,20 +43,11 @@ impl CudaSession {
                 return Err(CoreError::Options { field, found, limit }.into());
             }
         }
-        let device = model.device();
-        let sizes = Sizes::new(config, &options, device.multiprocessors());
-        let stream = device.stream()?;
+        let sizes = Sizes::session(config, &options, model.device().multiprocessors());
         let advice = "lower `context` or `max_batch`, or take an f16 cache";
-        let memory = device.allocate(&stream, sizes.total(), "a session", advice)?;
-        let base = memory.device_ptr(&stream).0;
         let mut session = CudaSession {
-            model: model.clone(),
             options,
-            stream,
-            graphs: Graphs([None, None]),
-            memory,
-            sizes,
-            base,
+            work: Workspace::new(model, sizes, "a session", advice)?,
             tokens: Vec::new(),
             done: 0,
             logits: Vec::new(),
@@ -94,33 +62,27 @@ impl CudaSession {
             let (cos, sin) = row.split_at_mut(head_dim / 2);
             rotary_tables(theta, head_dim, position, cos, sin);
         }
-        session.write(Piece::Rotation, 0, bytemuck::cast_slice(&rotation))?;
-        session.write_slot()?;
-        session.synchronize()?;
+        session.work.write(Piece::Rotation, 0, bytemuck::cast_slice(&rotation))?;
+        let slot = session.slot();
+        session.work.write(Piece::Slots, 0, bytemuck::bytes_of(&slot))?;
+        session.work.synchronize()?;
         Ok(session)
     }
 
     /// Where the kernels find everything of this session.
     pub(crate) fn slot(&self) -> Slot {
-        let at = |piece| self.base + self.sizes.offset(piece) as u64;
         Slot {
-            cache: at(Piece::Cache),
-            rotation: at(Piece::Rotation),
-            tokens: at(Piece::Tokens),
+            cache: self.work.at(Piece::Cache),
+            rotation: self.work.at(Piece::Rotation),
+            tokens: self.work.at(Piece::Tokens),
             context: self.options.context as i32,
-            position: 0,
+            position: self.done as i32,
         }
-    }
-
-    /// Writes it where they look.
-    pub(crate) fn write_slot(&mut self) -> Result<()> {
-        let slot = self.slot();
-        self.write(Piece::Slots, 0, bytemuck::bytes_of(&slot))
     }
 
     /// The model.
     pub fn model(&self) -> &CudaModel {
-        &self.model
+        &self.work.model
     }
 
     /// The options it was made with.
@@ -142,7 +104,7 @@ impl CudaSession {
         if tokens.is_empty() {
             return Err(CoreError::NoTokens.into());
         }
-        let vocab_size = self.model.config().vocab_size;
+        let vocab_size = self.work.model.config().vocab_size;
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(CoreError::TokenOutOfRange { token: *token, vocab_size }.into());
         }
@@ -154,7 +116,7 @@ impl CudaSession {
             let (found, limit) = (found - self.done, self.options.max_batch);
             return Err(CoreError::BatchOverflow { found, limit }.into());
         }
-        self.write(Piece::Tokens, 4 * first, bytemuck::cast_slice(tokens))?;
+        self.work.write(Piece::Tokens, 4 * first, bytemuck::cast_slice(tokens))?;
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
@@ -178,7 +140,7 @@ impl CudaSession {
         self.logits_on_device = false;
         while self.done < self.tokens.len() {
             if self.spent >= budget {
-                self.synchronize()?;
+                self.work.synchronize()?;
                 return Ok(Progress::More);
             }
             let batch = (self.tokens.len() - self.done).min(self.options.max_batch);
@@ -187,15 +149,15 @@ impl CudaSession {
                 Logits::Last => usize::from(self.done + batch == self.tokens.len()),
             };
             if batch == 1 && rows == 1 {
-                self.pass(1, 1).begin(self.done)?;
-                self.graph(false)?.launch().doing("computing a token")?;
+                self.begin(self.done)?;
+                self.work.launch(self.step(false))?;
             } else {
-                let pass = self.pass(batch, rows);
+                let pass = self.work.pass(self.options.cache, batch, rows, batch > 1);
                 pass.begin(self.done)?;
                 pass.run()?;
             }
             self.done += batch;
-            let cost = self.model.row_blocks_per_token(self.done);
+            let cost = self.work.model.row_blocks_per_token(self.done);
             self.spent = self.spent.saturating_add(cost.saturating_mul(batch));
             if self.done == self.tokens.len() {
                 self.read_logits(rows)?;
@@ -234,19 +196,19 @@ impl CudaSession {
             return Err(CoreError::ContextOverflow { found, limit: self.options.context }.into());
         }
         if count > 0 {
-            let vocab_size = self.model.config().vocab_size;
+            let vocab_size = self.work.model.config().vocab_size;
             if !self.logits_on_device {
                 let last = self.logits[(self.logits_rows - 1) * vocab_size..self.logits_rows * vocab_size].to_vec();
-                self.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
+                self.work.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
             }
             // The kernel that chooses a token goes on to the next position.
-            self.pass(1, 1).begin(first - 1)?;
+            self.begin(first - 1)?;
             self.logits_rows = 0;
             for _ in 0..count {
-                self.graph(true)?.launch().doing("computing a token")?;
+                self.work.launch(self.step(true))?;
             }
             let mut chosen = vec![0_u32; count];
-            self.read(Piece::Tokens, 4 * first, bytemuck::cast_slice_mut(&mut chosen))?;
+            self.work.read(Piece::Tokens, 4 * first, bytemuck::cast_slice_mut(&mut chosen))?;
             self.tokens.extend_from_slice(&chosen);
             self.done = found;
             self.read_logits(1)?;
@@ -258,7 +220,7 @@ impl CudaSession {
     /// for the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
-        (rows > 0).then(|| &self.logits[..rows * self.model.config().vocab_size])
+        (rows > 0).then(|| &self.logits[..rows * self.work.model.config().vocab_size])
     }
 
     /// Forgets all tokens from position `len` on. Push at least one before the next [`CudaSession::advance`], unless
@@ -278,93 +240,25 @@ impl CudaSession {
         Ok(())
     }
 
-    /// What the kernels of a batch work with.
-    pub(crate) fn pass(&self, batch: usize, logits_rows: usize) -> Pass<'_> {
-        let device: &CudaDevice = self.model.device();
-        Pass {
-            model: &self.model.0,
-            kernels: device.kernels(),
-            stream: &self.stream,
-            sizes: &self.sizes,
-            base: self.base,
-            cache: self.options.cache,
-            batch,
-            logits_rows,
-            is_prompt: batch > 1,
-        }
+    /// Says at which position the next kernels begin.
+    fn begin(&self, position: usize) -> Result<()> {
+        self.work.pass(self.options.cache, 1, 1, false).begin(position)
     }
 
-    /// The graph that computes a token; with the choice of the token, if `choose` says so.
-    fn graph(&mut self, choose: bool) -> Result<&CudaGraph> {
-        let which = usize::from(choose);
-        if self.graphs.0[which].is_none() {
-            self.graphs.0[which] = Some(self.capture(choose)?);
-        }
-        self.graphs.0[which].as_ref().ok_or_else(no_graph)
-    }
-
-    fn capture(&self, choose: bool) -> Result<CudaGraph> {
-        // Other threads go on with their streams.
-        let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-        self.stream.begin_capture(mode).doing("beginning a graph")?;
-        let pass = self.pass(1, 1);
-        let worked = if choose { pass.choose() } else { Ok(()) }.and_then(|()| pass.run());
-        // Ended in any case, so that the stream can be used again.
-        let graph = self.stream.end_capture(CUgraphInstantiate_flags(0));
-        worked?;
-        graph.doing("making a graph")?.ok_or_else(no_graph)
+    /// One token; with the choice of the token, if `chooses` says so.
+    fn step(&self, chooses: bool) -> Step {
+        Step { cache: self.options.cache, sessions: 1, chooses }
     }
 
     fn read_logits(&mut self, rows: usize) -> Result<()> {
-        let count = rows * self.model.config().vocab_size;
+        let count = rows * self.work.model.config().vocab_size;
         let mut logits = std::mem::take(&mut self.logits);
         logits.resize(logits.len().max(count), 0.0);
-        let outcome = self.read(Piece::Logits, 0, bytemuck::cast_slice_mut(&mut logits[..count]));
+        let outcome = self.work.read(Piece::Logits, 0, bytemuck::cast_slice_mut(&mut logits[..count]));
         self.logits = logits;
         outcome?;
         self.logits_rows = rows;
         self.logits_on_device = rows == 1;
         Ok(())
-    }
-
-    /// Writes bytes into a piece of the device's memory.
-    pub(crate) fn write(&mut self, piece: Piece, offset: usize, bytes: &[u8]) -> Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let first = self.sizes.offset(piece) + offset;
-        let mut to = self.memory.slice_mut(first..first + bytes.len());
-        self.stream.memcpy_htod(bytes, &mut to).doing("copying to the GPU")
-    }
-
-    /// Reads bytes from a piece of the device's memory, when all that came before is done.
-    pub(crate) fn read(&self, piece: Piece, offset: usize, bytes: &mut [u8]) -> Result<()> {
-        if !bytes.is_empty() {
-            let first = self.sizes.offset(piece) + offset;
-            let from = self.memory.slice(first..first + bytes.len());
-            self.stream.memcpy_dtoh(&from, bytes).doing("copying from the GPU")?;
-        }
-        self.synchronize()
-    }
-
-    /// Waits for the device.
-    pub(crate) fn synchronize(&self) -> Result<()> {
-        self.stream.synchronize().doing("waiting for the GPU")
-    }
-}
-
-impl Drop for CudaSession {
-    fn drop(&mut self) {
-        // Memory and graphs may still be in use; an error has been reported by whoever put the work there, or never
-        // will be.
-        let _ = self.stream.synchronize();
-    }
-}
-
-/// The driver said that it had made a graph, and gave none.
-fn no_graph() -> Error {
-    Error::Driver {
-        doing: "making a graph",
-        source: cudarc::driver::DriverError(cudarc::driver::sys::CUresult::CUDA_ERROR_UNKNOWN),
     }
 }

@@ -18,7 +18,7 @@ impl CudaSession {
     /// # Errors
     /// [`crate::Error::Memory`] if there is not enough memory, [`crate::Error::Driver`].
     pub fn fork(&self) -> Result<Self> {
-        let mut copy = CudaSession::new(&self.model, self.options)?;
+        let mut copy = CudaSession::new(&self.work.model, self.options)?;
         copy.fork_from(self)?;
         Ok(copy)
     }
@@ -31,7 +31,7 @@ impl CudaSession {
     /// [`crate::Error::Driver`] if the GPU fails; the session is empty then.
     pub fn fork_from(&mut self, other: &CudaSession) -> Result<()> {
         let refuse = |reason| CoreError::State { reason };
-        if other.model.0.fingerprint != self.model.0.fingerprint {
+        if other.work.model.0.fingerprint != self.work.model.0.fingerprint {
             return Err(refuse(StateError::OtherModel).into());
         }
         if other.options.cache != self.options.cache {
@@ -41,27 +41,27 @@ impl CudaSession {
         if found > limit {
             return Err(CoreError::ContextOverflow { found, limit }.into());
         }
-        if other.memory.ordinal() != self.memory.ordinal() {
+        if other.work.memory.ordinal() != self.work.memory.ordinal() {
             // On another GPU: by way of the host.
             let mut saved = vec![0; other.saved_bytes()];
             other.save(&mut saved)?;
             return self.load(&saved);
         }
         // This session's stream reads what the other's has written.
-        other.synchronize()?;
+        other.work.synchronize()?;
         self.rewind(0)?;
-        self.write(Piece::Tokens, 0, bytemuck::cast_slice(&other.tokens))?;
+        self.work.write(Piece::Tokens, 0, bytemuck::cast_slice(&other.tokens))?;
         let (planes, from_stride, used) = other.planes();
         let (_, to_stride, _) = self.planes();
-        let (from_first, to_first) = (other.sizes.offset(Piece::Cache), self.sizes.offset(Piece::Cache));
+        let (from_first, to_first) = (other.work.sizes.offset(Piece::Cache), self.work.sizes.offset(Piece::Cache));
         for plane in if used > 0 { 0..planes } else { 0..0 } {
             let (from, to) = (from_first + plane * from_stride, to_first + plane * to_stride);
-            let from = other.memory.slice(from..from + used);
-            let mut to = self.memory.slice_mut(to..to + used);
-            self.stream.memcpy_dtod(&from, &mut to).doing("copying a session")?;
+            let from = other.work.memory.slice(from..from + used);
+            let mut to = self.work.memory.slice_mut(to..to + used);
+            self.work.stream.memcpy_dtod(&from, &mut to).doing("copying a session")?;
         }
         // Before the other goes on.
-        self.synchronize()?;
+        self.work.synchronize()?;
         self.tokens.clone_from(&other.tokens);
         self.adopt(other.done, other.logits_rows, other.logits().unwrap_or(&[]).to_vec());
         Ok(())
@@ -103,7 +103,7 @@ impl CudaSession {
             piece
         };
         next(8).copy_from_slice(&MAGIC);
-        next(8).copy_from_slice(&self.model.0.fingerprint.to_le_bytes());
+        next(8).copy_from_slice(&self.work.model.0.fingerprint.to_le_bytes());
         next(4).copy_from_slice(&(self.options.cache.bytes() as u32).to_le_bytes());
         next(4).copy_from_slice(&0_u32.to_le_bytes());
         for count in [self.tokens.len(), self.done, self.logits_rows] {
@@ -114,7 +114,7 @@ impl CudaSession {
         }
         let (planes, stride, used) = self.planes();
         for plane in 0..planes {
-            self.read(Piece::Cache, plane * stride, next(used))?;
+            self.work.read(Piece::Cache, plane * stride, next(used))?;
         }
         for logit in self.logits().unwrap_or(&[]) {
             next(4).copy_from_slice(&logit.to_le_bytes());
@@ -151,7 +151,7 @@ impl CudaSession {
         let [Some(fingerprint), Some(cache_bytes), Some(flags), Some(len), Some(done), Some(rows)] = header else {
             return Err(refuse(StateError::Length).into());
         };
-        if fingerprint != self.model.0.fingerprint {
+        if fingerprint != self.work.model.0.fingerprint {
             return Err(refuse(StateError::OtherModel).into());
         }
         if cache_bytes != self.options.cache.bytes() as u64 {
@@ -169,7 +169,7 @@ impl CudaSession {
         let used = done * self.position_bytes();
         let cache = take(planes * used).ok_or(refuse(StateError::Length))?;
         let logits = rest;
-        let vocab_size = self.model.config().vocab_size;
+        let vocab_size = self.work.model.config().vocab_size;
         if logits.len() as u64 != 4 * (rows as u64).saturating_mul(vocab_size as u64) {
             return Err(refuse(StateError::Length).into());
         }
@@ -179,11 +179,11 @@ impl CudaSession {
         }
 
         self.rewind(0)?;
-        self.write(Piece::Tokens, 0, bytemuck::cast_slice(&tokens))?;
+        self.work.write(Piece::Tokens, 0, bytemuck::cast_slice(&tokens))?;
         for (plane, from) in cache.chunks_exact(used.max(1)).enumerate() {
-            self.write(Piece::Cache, plane * stride, from)?;
+            self.work.write(Piece::Cache, plane * stride, from)?;
         }
-        self.synchronize()?;
+        self.work.synchronize()?;
         self.tokens = tokens;
         let logits = logits.as_chunks::<4>().0.iter().map(|le| f32::from_le_bytes(*le)).collect();
         self.adopt(done, rows, logits);
@@ -192,13 +192,13 @@ impl CudaSession {
 
     /// Bytes of a position in a plane: one key or value of one head.
     fn position_bytes(&self) -> usize {
-        self.model.config().head_dim * self.options.cache.bytes()
+        self.work.model.config().head_dim * self.options.cache.bytes()
     }
 
     /// Planes of the cache (the keys or the values of a head of a layer), the bytes from one to the next, and those in
     /// use.
     fn planes(&self) -> (usize, usize, usize) {
-        let config = self.model.config();
+        let config = self.work.model.config();
         let planes = config.num_hidden_layers * config.num_key_value_heads * 2;
         (planes, self.options.context * self.position_bytes(), self.done * self.position_bytes())
     }

@@ -26,6 +26,7 @@ mod hf;
 mod pack;
 mod packed;
 
+mod batch;
 mod device;
 mod model;
 mod pool;
@@ -43,6 +44,7 @@ pub mod text_stream;
 #[cfg(feature = "text")]
 pub mod tokenizer;
 
+pub use batch::Batch;
 #[cfg(feature = "text")]
 pub use constraint::{Constraint, ConstraintState, Grammar, Mask};
 pub use device::{Device, DeviceName};

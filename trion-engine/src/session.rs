@@ -2,7 +2,7 @@
 
 use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
-use trion_core::{Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
+use trion_core::{Batch as CoreBatch, Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
 
 use crate::error::{Error, Result};
 use crate::map::zeros;
@@ -199,6 +199,17 @@ impl Session {
             }
             #[cfg(feature = "cuda")]
             Place::Cuda { .. } => Err(Error::Argument("a session on a GPU cannot be observed".to_owned())),
+        }
+    }
+
+    /// Adds itself to a batch.
+    pub(crate) fn join<'s>(&'s mut self, batch: &mut CoreBatch<'s>) -> Result<()> {
+        match &mut self.place {
+            Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| batch.add(core))?),
+            #[cfg(feature = "cuda")]
+            Place::Cuda { .. } => {
+                Err(Error::Argument("sessions on a GPU do not advance together: advance each alone".to_owned()))
+            }
         }
     }
 

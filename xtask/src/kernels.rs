@@ -25,14 +25,20 @@ struct Set {
     architecture: &'static str,
     machine: &'static str,
     version: &'static str,
-    /// Files that are left out: what the older set has serves as well.
+    /// Files that are left out: what the older set has serves as well, or the card has no tensor cores.
     without: &'static [&'static str],
 }
 
 /// From the GTX 1050 up, for drivers since CUDA 9; and from compute capability 9.0 up, where a kernel can begin while the one
 /// before it ends, for drivers since CUDA 12.
 const SETS: [Set; 2] = [
-    Set { name: "sm_61", architecture: "compute_61", machine: "sm_61", version: ".version 6.0", without: &[] },
+    Set {
+        name: "sm_61",
+        architecture: "compute_61",
+        machine: "sm_61",
+        version: ".version 6.0",
+        without: &["tokens.ptx"],
+    },
     Set {
         name: "sm_90",
         architecture: "compute_90",

@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector};
 use crate::numeric::{LANES, ROUND};
 use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
@@ -173,13 +173,31 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn sum(self, v: Lanes) -> f32 {
-        let [a, b, c, d] = v.0;
         // SAFETY: `self` proves AVX.
         unsafe {
-            let eight = _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d));
+            let eight = eight_sums(v.0);
             let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
             let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+    #[inline(always)]
+    fn sums(self, v: [Lanes; 4]) -> [f32; 4] {
+        let [a, b, c, d] = [v[0].0, v[1].0, v[2].0, v[3].0];
+        // SAFETY: `self` proves AVX; the store writes the four floats of `sums`.
+        unsafe {
+            let [a, b, c, d] = [eight_sums(a), eight_sums(b), eight_sums(c), eight_sums(d)];
+            // Halves of a and c beside each other, and those of b and d.
+            let ac = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, c), _mm256_permute2f128_ps::<0x31>(a, c));
+            let bd = _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(b, d), _mm256_permute2f128_ps::<0x31>(b, d));
+            // Pairs of a and b in one half, of c and d in the other; then single elements.
+            let two = _mm256_add_ps(_mm256_shuffle_ps::<0x44>(ac, bd), _mm256_shuffle_ps::<0xee>(ac, bd));
+            let one = _mm256_add_ps(two, _mm256_shuffle_ps::<0xb1>(two, two));
+            // Elements 0 and 2 of each half.
+            let halves = _mm_shuffle_ps::<0x88>(_mm256_castps256_ps128(one), _mm256_extractf128_ps::<1>(one));
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), halves);
+            sums
         }
     }
     #[inline(always)]
@@ -192,6 +210,13 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+        // SAFETY: a hint, which reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
     }
 
     #[inline(always)]
@@ -235,6 +260,10 @@ impl<const VNNI: bool> Avx2<VNNI> {
                 let mut narrow = [[_mm256_setzero_si256(); G]; T];
                 for b in from..to {
                     let weights = tile.as_ptr().add(b * BLOCK_BYTES + 32 * first);
+                    if first == 0 {
+                        self.prefetch(&*weights);
+                        self.prefetch(&*weights.add(64));
+                    }
                     let mut packed = [_mm256_setzero_si256(); G];
                     for (g, packed) in packed.iter_mut().enumerate() {
                         *packed = _mm256_loadu_si256(weights.add(32 * g).cast());
@@ -276,4 +305,15 @@ impl<const VNNI: bool> Avx2<VNNI> {
             }
         }
     }
+}
+
+/// The first two folds of 32 lanes.
+///
+/// # Safety
+/// The CPU has AVX.
+#[inline(always)]
+unsafe fn eight_sums(v: [__m256; 4]) -> __m256 {
+    let [a, b, c, d] = v;
+    // SAFETY: the caller promises AVX.
+    unsafe { _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)) }
 }

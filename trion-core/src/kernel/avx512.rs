@@ -5,7 +5,7 @@
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector};
 use crate::numeric::LANES;
 use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
@@ -161,6 +161,25 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn sums(self, v: [Lanes; 4]) -> [f32; 4] {
+        // SAFETY: `self` proves AVX-512 F and AVX; the store writes the four floats of `sums`.
+        unsafe {
+            let (a, b) = (_mm512_add_ps(v[0].0[0], v[0].0[1]), _mm512_add_ps(v[1].0[0], v[1].0[1]));
+            let (c, d) = (_mm512_add_ps(v[2].0[0], v[2].0[1]), _mm512_add_ps(v[3].0[0], v[3].0[1]));
+            // Halves of a and b beside each other, then quarters of all four.
+            let ab = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(a, b), _mm512_shuffle_f32x4::<0xee>(a, b));
+            let cd = _mm512_add_ps(_mm512_shuffle_f32x4::<0x44>(c, d), _mm512_shuffle_f32x4::<0xee>(c, d));
+            let four = _mm512_add_ps(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd));
+            let two = _mm512_add_ps(four, _mm512_shuffle_ps::<0x4e>(four, four));
+            let one = _mm512_add_ps(two, _mm512_shuffle_ps::<0xb1>(two, two));
+            // The sums are elements 0, 4, 8 and 12.
+            let places = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let mut sums = [0.0; 4];
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(places, one)));
+            sums
+        }
+    }
+    #[inline(always)]
     fn largest(self, v: Lanes) -> f32 {
         let [a, b] = v.0;
         // SAFETY: `self` proves AVX-512 F and AVX.
@@ -171,6 +190,13 @@ impl Simd for Avx512 {
             let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
             _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
         }
+    }
+
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
+        // SAFETY: a hint, which reads nothing and may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
     }
 
     #[inline(always)]
@@ -186,6 +212,8 @@ impl Simd for Avx512 {
                 let weights = tile.as_ptr().add(b * BLOCK_BYTES);
                 let mut packed_low = _mm512_loadu_si512(weights.cast());
                 let mut packed_high = _mm512_loadu_si512(weights.add(64).cast());
+                self.prefetch(&*weights);
+                self.prefetch(&*weights.add(64));
                 for j in 0..4 {
                     let codes_low = _mm512_and_si512(packed_low, low_bits);
                     let codes_high = _mm512_and_si512(packed_high, low_bits);

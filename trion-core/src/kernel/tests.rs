@@ -7,7 +7,7 @@ use std::vec::Vec;
 
 use super::{Bf16, CacheFormat, F16, F32, Format, I8, Kernel, Op, Simd, Vector, padded};
 use crate::layer::{Attention, RmsNorm, activate, scores_len};
-use crate::matrix::{FloatData, FloatMatrix, Input, Matrix};
+use crate::matrix::{FloatData, FloatMatrix, Input, Matrix, Outputs};
 use crate::numeric::{LANES, f32_to_bf16, f32_to_f16};
 use crate::quant::{ActivationScale, Quantize};
 use crate::ternary::{FOUR_ZEROS, Rescale, TILE_ROWS, TernaryMatrix};
@@ -33,7 +33,8 @@ impl Random {
 
 struct Products<'a> {
     matrix: &'a Matrix<'a>,
-    input: &'a Input<'a>,
+    inputs: &'a [Input<'a>],
+    tile: usize,
     /// `[tokens, tiles * 32]`.
     out: &'a mut [f32],
 }
@@ -42,13 +43,20 @@ impl Op for Products<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let stride = self.matrix.tiles() * TILE_ROWS;
+    fn run<S: Simd>(mut self, simd: S) {
         for tile in 0..self.matrix.tiles() {
-            self.matrix.tile_products(simd, tile, self.input, |token, y| {
-                self.out[token * stride + tile * TILE_ROWS..][..TILE_ROWS].copy_from_slice(y);
-            });
+            self.tile = tile;
+            self.matrix.tile_products(simd, tile, self.inputs, &mut self);
         }
+    }
+}
+
+impl Outputs for Products<'_> {
+    #[inline(always)]
+    fn take<S: Simd>(&mut self, _: S, input: usize, token: usize, y: &[f32; TILE_ROWS]) {
+        let token = token + self.inputs[..input].iter().map(|input| input.tokens).sum::<usize>();
+        let stride = self.matrix.tiles() * TILE_ROWS;
+        self.out[token * stride + self.tile * TILE_ROWS..][..TILE_ROWS].copy_from_slice(y);
     }
 }
 
@@ -81,10 +89,19 @@ fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut
             }
         }
         let input = Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
+        // Tokens of three sessions, of which one has none.
+        let cut = tokens / 3;
+        let (q, rest_q) = quantized.split_at(cut * q_stride);
+        let (scales, rest_scales) = scales.split_at(cut);
+        let inputs = [
+            Input { tokens: cut, q, scales, ..input },
+            Input { tokens: 0, q: &[], scales: &[], ..input },
+            Input { tokens: tokens - cut, q: rest_q, scales: rest_scales, ..input },
+        ];
         for kernel in Kernel::available() {
             let stride = rows.next_multiple_of(TILE_ROWS);
             let mut out = vec![f32::NAN; tokens * stride];
-            kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+            kernel.run(Products { matrix: &matrix.into(), inputs: &inputs, tile: 0, out: &mut out });
             for t in 0..tokens {
                 let found = &out[t * stride..][..rows];
                 assert_eq!(found, &expected[t * rows..][..rows], "{rows} x {cols}, token {t}, {:?}", kernel.isa());
@@ -158,7 +175,7 @@ fn group_scales_apply_to_their_columns() {
             spans: groups,
         };
         let mut out = vec![0.0; rows.next_multiple_of(TILE_ROWS)];
-        kernel.run(Products { matrix: &matrix.into(), input: &input, out: &mut out });
+        kernel.run(Products { matrix: &matrix.into(), inputs: &[input], tile: 0, out: &mut out });
         assert_eq!(&out[..rows], &expected[..], "{:?}", kernel.isa());
     }
 }
@@ -243,7 +260,7 @@ fn float_products_follow_the_contract_in_every_format() {
             let input = Input { tokens, x: &x, x_stride: cols, cols, q: &[], q_stride: 0, scales: &[], spans: 0 };
             for kernel in Kernel::available() {
                 let mut out = vec![0.0; tokens * 64];
-                kernel.run(Products { matrix: &matrix, input: &input, out: &mut out });
+                kernel.run(Products { matrix: &matrix, inputs: &[input], tile: 0, out: &mut out });
                 for t in 0..tokens {
                     for r in 0..rows {
                         let expected = dot(&weights[r * cols..][..cols], &x[t * cols..][..cols]) * row_scales[r];
@@ -363,6 +380,12 @@ impl Op for LoadAll<'_> {
             simd.store(v.abs().max(S::V::splat(0.5)).min(S::V::splat(9.0)), &mut lanes);
             all.extend_from_slice(&lanes);
             all.push(simd.sum(v));
+            let others = [v, v.mul(v), v.add(S::V::splat(0.5)), v.abs()];
+            let sums = simd.sums(others);
+            all.extend(sums);
+            for (sum, v) in sums.into_iter().zip(others) {
+                assert_eq!(sum.to_bits(), simd.sum(v).to_bits());
+            }
             let mut half = [0; LANES];
             simd.store_f16(v, &mut half);
             all.extend(half.map(f32::from));

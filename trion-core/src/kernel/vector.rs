@@ -64,6 +64,9 @@ impl Vector for f32 {
     }
 }
 
+/// How far ahead weights are asked for.
+pub(super) const PREFETCH_BYTES: usize = 2048;
+
 /// An instruction set. A value of such a type exists only on a CPU that has it.
 pub(crate) trait Simd: Copy {
     /// 32 lanes.
@@ -85,8 +88,21 @@ pub(crate) trait Simd: Copy {
     fn store_rounded(self, v: Self::V, to: &mut [i8; LANES]);
     /// The sum of the lanes, folded in halves: 16, 8, 4, 2, 1.
     fn sum(self, v: Self::V) -> f32;
+    /// [`Simd::sum`] of each of four.
+    #[inline(always)]
+    fn sums(self, v: [Self::V; 4]) -> [f32; 4] {
+        let [a, b, c, d] = v;
+        [self.sum(a), self.sum(b), self.sum(c), self.sum(d)]
+    }
     /// The largest lane, folded in the same way.
     fn largest(self, v: Self::V) -> f32;
+
+    /// Asks for the cache line [`PREFETCH_BYTES`] behind `at`, where there is such a hint: weights are read once, in the
+    /// order that they lie in, and the hardware's own guess ends with a page of memory.
+    #[inline(always)]
+    fn prefetch<T>(self, at: &T) {
+        let _ = at;
+    }
 
     /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile.
     ///

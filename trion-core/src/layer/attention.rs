@@ -56,6 +56,8 @@ impl<F: Format> Op for Attention<'_, F> {
                 let out = &mut self.query[column..];
                 column += if out.len() >= CHUNKS * LANES {
                     weighted_sum::<S, F, CHUNKS>(simd, head_dim, weights, values, column, out)
+                } else if out.len() >= 2 * LANES {
+                    weighted_sum::<S, F, 2>(simd, head_dim, weights, values, column, out)
                 } else if out.len() >= LANES {
                     weighted_sum::<S, F, 1>(simd, head_dim, weights, values, column, out)
                 } else {
@@ -74,23 +76,54 @@ impl<F: Format> Attention<'_, F> {
     #[inline(always)]
     fn score<S: Simd>(&mut self, simd: S, scale: f32) -> f32 {
         let head_dim = self.query.len().max(1);
-        let (query, tail) = self.query.as_chunks::<LANES>();
-        let tail = simd.load(&padded(tail));
-        let mut largest = f32::NEG_INFINITY;
-        for (key, score) in self.keys.chunks_exact(head_dim).zip(&mut *self.scores) {
-            let (key, key_tail) = key.as_chunks::<LANES>();
-            let mut sum = S::V::splat(0.0);
-            for (q, k) in query.iter().zip(key) {
-                sum = sum.add(simd.load(q).mul(F::load(simd, k)));
-            }
-            if !key_tail.is_empty() {
-                sum = sum.add(tail.mul(F::load(simd, &padded(key_tail))));
-            }
-            *score = simd.sum(sum) * scale;
-            largest = score.max(largest);
+        let positions = self.keys.len() / head_dim;
+        // Four positions share the query's loads and the folds of their sums.
+        let mut fours = self.keys.chunks_exact(4 * head_dim);
+        let (score_fours, _) = self.scores.as_chunks_mut::<4>();
+        for (keys, scores) in fours.by_ref().zip(score_fours) {
+            let (low, high) = keys.split_at(2 * head_dim);
+            let ((a, b), (c, d)) = (low.split_at(head_dim), high.split_at(head_dim));
+            *scores = simd.sums(dots::<S, F, 4>(simd, self.query, [a, b, c, d]));
         }
-        largest
+        let rest = self.scores.iter_mut().skip(positions / 4 * 4);
+        for (key, score) in fours.remainder().chunks_exact(head_dim).zip(rest) {
+            let [sum] = dots::<S, F, 1>(simd, self.query, [key]);
+            *score = simd.sum(sum);
+        }
+
+        let mut largest = S::V::splat(f32::NEG_INFINITY);
+        let (chunks, _) = self.scores.as_chunks_mut::<LANES>();
+        for (c, chunk) in chunks[..positions.div_ceil(LANES)].iter_mut().enumerate() {
+            chunk.iter_mut().skip(positions - c * LANES).for_each(|score| *score = f32::NEG_INFINITY);
+            let scores = simd.load(chunk).mul(S::V::splat(scale));
+            simd.store(scores, chunk);
+            // The running value comes second, so that a NaN is passed over.
+            largest = scores.max(largest);
+        }
+        simd.largest(largest)
     }
+}
+
+/// The products of the query with N keys, added up lane by lane.
+#[inline(always)]
+fn dots<S: Simd, F: Format, const N: usize>(simd: S, query: &[f32], keys: [&[F::Bits]; N]) -> [S::V; N] {
+    let (chunks, tail) = query.as_chunks::<LANES>();
+    let mut sums = [S::V::splat(0.0); N];
+    for (c, q) in chunks.iter().enumerate() {
+        let q = simd.load(q);
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            if let Some(k) = key.as_chunks::<LANES>().0.get(c) {
+                *sum = sum.add(q.mul(F::load(simd, k)));
+            }
+        }
+    }
+    if !tail.is_empty() {
+        let q = simd.load(&padded(tail));
+        for (sum, key) in sums.iter_mut().zip(keys) {
+            *sum = sum.add(q.mul(F::load(simd, &padded(key.as_chunks::<LANES>().1))));
+        }
+    }
+    sums
 }
 
 /// `out += sum over the block of weight * value`, for C chunks of columns that begin at `column`; gives their number.

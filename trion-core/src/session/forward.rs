@@ -1,28 +1,23 @@
 //! The forward pass as a row of stages, each of many small units, so that it can stop after any of them.
 //!
-//! Where the pass stands is plain data ([`Cursor`]); what a stage computed stays in the session's memory. A stage begins
+//! Where a session stands is plain data ([`Cursor`]); what a stage computed stays in the session's memory. A stage begins
 //! when the one before is complete, and its units do not depend on each other.
+//!
+//! Several sessions go through the stages together: in each step those that are furthest behind, so that all come to the
+//! same place. One session is the same thing with a list of one.
 
-use core::ops::Range;
-
-use super::memory::{Memory, quantized_stride, spans};
-use super::{Logits, Observation, Progress, Session};
-use crate::config::{Activation, Config};
-use crate::kernel::bands::{Band, Bands, for_each_band};
-use crate::kernel::{CacheFormat, Kernel, Op, Simd};
-use crate::kv_cache::{Cache, KvCache};
-use crate::layer::{Attention, RmsNorm, activate, rotary_tables, rotate, scores_len};
-use crate::matrix::{Input, Linear, Matrix};
-use crate::model::{Layer, LayerNorm, Model, Projection};
+use super::pass::Pass;
+use super::{Counts, Logits, Member, Observation, Progress};
+use crate::config::Config;
+use crate::matrix::Matrix;
+use crate::model::{Layer, Model, Projection};
 use crate::parallel::Parallel;
-use crate::quant::{ActivationScale, Quantize};
-use crate::ternary::{BLOCK_COLS, TILE_ROWS};
 
 /// How far the batch under way has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cursor {
     /// Tokens of the batch; 0 when none is under way.
-    batch: usize,
+    pub(super) batch: usize,
     /// Stages that are complete.
     stage: usize,
     /// Units of the current stage that are complete.
@@ -32,6 +27,11 @@ pub(super) struct Cursor {
 impl Cursor {
     /// No batch is under way.
     pub(super) const IDLE: Cursor = Cursor { batch: 0, stage: 0, unit: 0 };
+
+    /// What is least for the batch that is furthest behind; most where none is under way.
+    fn place(&self) -> (usize, usize) {
+        if self.batch == 0 { (usize::MAX, 0) } else { (self.stage, self.unit) }
+    }
 }
 
 /// One kind of work.
@@ -51,6 +51,13 @@ pub(super) enum Stage {
     PrepareHead,
     /// The head. A unit is a tile of 32 rows, for every token that wants logits.
     MultiplyHead,
+}
+
+impl Stage {
+    /// Whether a unit is one of the weights, for the tokens of all sessions, and not one of a session.
+    const fn shares_units(self) -> bool {
+        matches!(self, Stage::Multiply(_) | Stage::MultiplyHead)
+    }
 }
 
 /// The stages of a block, in order.
@@ -104,7 +111,7 @@ const fn attend_cost(positions: usize) -> usize {
 
 /// Row-blocks of one token, alone, when it is number `positions` of its sequence.
 pub(super) fn row_blocks_per_token(model: &Model<'_>, positions: usize) -> usize {
-    let alone = Batch { tokens: 1, first: positions.saturating_sub(1), logits: 1 };
+    let alone = Rows { tokens: 1, first: positions.saturating_sub(1), logits: 1 };
     let mut sum = 0_usize;
     for index in 0..alone.stages(model) {
         let (layer, stage) = stage_at(model.config().num_hidden_layers, index);
@@ -134,94 +141,169 @@ pub(super) fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
     }
 }
 
-impl Session<'_, '_> {
-    /// Spends the budget; there is at least one token to compute. Whoever observes sees every stage that is completed.
-    pub(super) fn forward(
-        &mut self,
-        mut budget: usize,
-        parallel: &dyn Parallel,
-        mut observer: Option<&mut dyn FnMut(Observation<'_>)>,
-    ) -> Progress {
-        self.logits_rows = 0;
-        loop {
-            if self.cursor.batch == 0 {
-                let batch = (self.len - self.done).min(self.options.max_batch);
-                self.cursor = Cursor { batch, stage: 0, unit: 0 };
+/// Spends the budget on sessions of one model, until all their tokens are computed. Whoever observes sees every stage that
+/// a session completes. The order of `members` is not kept.
+pub(super) fn forward(
+    members: &mut [Member<'_>],
+    mut budget: usize,
+    parallel: &dyn Parallel,
+    mut observer: Option<&mut dyn FnMut(Observation<'_>)>,
+) -> Progress {
+    for member in &mut *members {
+        member.counts.spent = 0;
+        if member.counts.has_work() {
+            member.counts.logits_rows = 0;
+        }
+    }
+    while begin(members) {
+        if !members.is_sorted_by_key(Member::place) {
+            members.sort_unstable_by_key(Member::place);
+        }
+        let Some(first) = members.first() else { break };
+        let (model, (stage_index, unit)) = (first.model, first.place());
+        let (layer, stage) = stage_at(model.config().num_hidden_layers, stage_index);
+        let same = |member: &Member<'_>| {
+            let (stage_of, unit_of) = member.place();
+            stage_of == stage_index && (unit_of == unit || !stage.shares_units())
+        };
+        let (group, others) = members.split_at_mut(members.iter().take_while(|member| same(member)).count());
+        // A session that has come further in a product is waited for there.
+        let limit = match others.first().map(Member::place) {
+            Some((stage_of, unit_of)) if stage_of == stage_index => unit_of,
+            _ => usize::MAX,
+        };
+        if !assign(group, model, layer, stage, limit, budget) {
+            return Progress::More;
+        }
+        if group.iter().any(|member| !member.units.is_empty()) {
+            Pass { model, kernel: group[0].kernel, members: group, parallel }.run(layer, stage);
+            if parallel.cancelled() {
+                // Nobody knows which units of the stage were done. The batch can be begun again: its first stage
+                // overwrites all that the others read, but the cache, where each position is written before it is read.
+                for member in group.iter_mut().filter(|member| !member.units.is_empty()) {
+                    member.counts.cursor = Cursor::IDLE;
+                }
+                return Progress::More;
             }
-            let batch = self.batch();
-            let stages = batch.stages(self.model);
-            while self.cursor.stage < stages {
-                let (layer, stage) = stage_at(self.model.config().num_hidden_layers, self.cursor.stage);
-                let (units, cost) = batch.extent(self.model, layer, stage);
-                let from = self.cursor.unit;
-                // The last unit may cost more than what is left: every call spends its budget, and a small one gets on.
-                let affordable = budget.div_ceil(cost.max(1));
-                let to = units.min(from.saturating_add(affordable));
-                if from < to {
-                    if budget == 0 {
-                        return Progress::More;
-                    }
-                    let mut pass = Pass {
-                        model: self.model,
-                        kernel: self.kernel,
-                        memory: &mut self.memory,
-                        parallel,
-                        batch: self.cursor.batch,
-                        first: self.done,
-                        context: self.options.context,
-                    };
-                    pass.run(layer, stage, from..to);
-                    if parallel.cancelled() {
-                        // Nobody knows which units of the stage were done. The batch can be begun again: its first stage
-                        // overwrites all that the others read, but the cache, where each position is written before it is
-                        // read.
-                        self.cursor = Cursor::IDLE;
-                        return Progress::More;
-                    }
-                    let spent = (to - from).saturating_mul(cost);
-                    self.spent = self.spent.saturating_add(spent);
-                    budget = budget.saturating_sub(spent);
-                }
-                self.cursor.unit = to;
-                if to < units {
-                    return Progress::More;
-                }
-                if let Some(observer) = observer.as_deref_mut().filter(|_| units > 0) {
-                    self.observe(layer, stage, batch.tokens, batch.logits, observer);
-                }
-                self.cursor.stage += 1;
-                self.cursor.unit = 0;
-            }
-            self.done += batch.tokens;
-            self.cursor = Cursor::IDLE;
-            if self.done == self.len {
-                self.logits_rows = batch.logits;
-                return Progress::Ready;
+        }
+        for member in group {
+            budget = budget.saturating_sub(member.complete(layer, stage, &mut observer));
+        }
+    }
+    Progress::Ready
+}
+
+/// Ends the batches that have come through the model. Gives whether one is under way in any of the sessions then; if there
+/// was none, one begins in each that has tokens to compute: all of them together, so that the weights are read once for
+/// all.
+fn begin(members: &mut [Member<'_>]) -> bool {
+    for member in &mut *members {
+        let rows = member.counts.rows(member.options);
+        // Beyond the last stage is a batch whose logits are no longer wanted, since more tokens were pushed.
+        if rows.tokens > 0 && member.counts.cursor.stage >= rows.stages(member.model) {
+            member.counts.done += rows.tokens;
+            member.counts.cursor = Cursor::IDLE;
+            if member.counts.done == member.counts.len {
+                member.counts.logits_rows = rows.logits;
             }
         }
     }
+    if members.iter().any(|member| member.counts.cursor != Cursor::IDLE) {
+        return true;
+    }
+    let mut begun = false;
+    for Member { counts, options, .. } in members {
+        let batch = (counts.len - counts.done).min(options.max_batch);
+        counts.cursor = Cursor { batch, ..Cursor::IDLE };
+        begun |= batch > 0;
+    }
+    begun
+}
 
-    /// The batch under way.
-    fn batch(&self) -> Batch {
-        let tokens = self.cursor.batch;
-        let logits = match self.options.logits {
-            Logits::All => tokens,
-            Logits::Last => usize::from(self.done + tokens == self.len),
-        };
-        Batch { tokens, first: self.done, logits }
+/// Gives each session the units of the stage that it computes next, as many as the budget pays for and none beyond
+/// `limit`. False if there are units and nothing to pay for them.
+fn assign(
+    group: &mut [Member<'_>],
+    model: &Model<'_>,
+    layer: usize,
+    stage: Stage,
+    limit: usize,
+    mut budget: usize,
+) -> bool {
+    let mut together = 0;
+    for member in &mut *group {
+        member.extent = member.counts.rows(member.options).extent(model, layer, stage);
+        together += member.extent.1;
+    }
+    let (mut left, mut assigned) = (0, 0);
+    for member in group {
+        let (units, alone) = member.extent;
+        let cost = if stage.shares_units() { together } else { alone };
+        let from = member.counts.cursor.unit;
+        // The last unit may cost more than what is left: every call spends its budget, and a small one gets on.
+        let affordable = budget.div_ceil(cost.max(1));
+        let to = units.min(limit).min(from.saturating_add(affordable));
+        member.units = from..to;
+        left += units - from;
+        assigned += to - from;
+        if !stage.shares_units() {
+            budget = budget.saturating_sub((to - from).saturating_mul(alone));
+        }
+    }
+    assigned > 0 || left == 0
+}
+
+impl Member<'_> {
+    fn place(&self) -> (usize, usize) {
+        self.counts.cursor.place()
+    }
+
+    /// Counts the units that were assigned as done, and gives the row-blocks that they took.
+    fn complete(
+        &mut self,
+        layer: usize,
+        stage: Stage,
+        observer: &mut Option<&mut dyn FnMut(Observation<'_>)>,
+    ) -> usize {
+        let (units, cost) = self.extent;
+        let spent = self.units.len().saturating_mul(cost);
+        self.counts.spent = self.counts.spent.saturating_add(spent);
+        self.counts.cursor.unit = self.units.end;
+        if self.units.end < units {
+            return spent;
+        }
+        let rows = self.counts.rows(self.options);
+        if let Some(observer) = observer.as_deref_mut().filter(|_| units > 0) {
+            self.observe(layer, stage, &rows, observer);
+        }
+        self.counts.cursor.stage += 1;
+        self.counts.cursor.unit = 0;
+        spent
     }
 }
 
-/// Tokens that go through the model together.
-struct Batch {
-    tokens: usize,
-    /// Position of the first.
-    first: usize,
-    /// How many want logits: the last ones.
-    logits: usize,
+impl Counts {
+    /// The batch under way.
+    pub(super) fn rows(&self, options: &super::SessionOptions) -> Rows {
+        let tokens = self.cursor.batch;
+        let logits = match options.logits {
+            Logits::All => tokens,
+            Logits::Last => usize::from(self.done + tokens == self.len),
+        };
+        Rows { tokens, first: self.done, logits }
+    }
 }
 
-impl Batch {
+/// Tokens of a session that go through the model together.
+pub(super) struct Rows {
+    pub(super) tokens: usize,
+    /// Position of the first.
+    pub(super) first: usize,
+    /// How many want logits: the last ones.
+    pub(super) logits: usize,
+}
+
+impl Rows {
     fn stages(&self, model: &Model<'_>) -> usize {
         1 + model.config().num_hidden_layers * BLOCK.len() + if self.logits > 0 { 2 } else { 0 }
     }
@@ -243,317 +325,5 @@ impl Batch {
             Stage::PrepareHead => (self.logits, vector_cost(config.hidden_size)),
             Stage::MultiplyHead => (model.head().tiles(), self.logits * model.head().tile_cost()),
         }
-    }
-}
-
-/// What the stages of one batch work with.
-struct Pass<'p, 'm, 'b> {
-    model: &'p Model<'m>,
-    kernel: Kernel,
-    memory: &'p mut Memory<'b>,
-    parallel: &'p dyn Parallel,
-    /// Tokens of the batch.
-    batch: usize,
-    /// Position of the first.
-    first: usize,
-    context: usize,
-}
-
-impl Pass<'_, '_, '_> {
-    fn run(&mut self, layer: usize, stage: Stage, units: Range<usize>) {
-        let weights = &self.model.layers()[layer];
-        match stage {
-            Stage::Embed => self.embed(units),
-            Stage::Prepare(p) => self.prepare(weights, p, units),
-            Stage::Multiply(p) => self.multiply(weights, p, units),
-            Stage::Rotate => self.rotate(layer, units),
-            Stage::Attend => self.attend(layer, units),
-            Stage::PrepareHead => {
-                let rows = self.memory.logits.len() / self.model.config().vocab_size;
-                let skip = self.batch - rows.min(self.batch);
-                let head = Linear { matrix: *self.model.head(), norm: None };
-                self.prepare_input(&head, Source::Hidden, Some(self.model.norm()), skip, units);
-            }
-            Stage::MultiplyHead => self.multiply_head(units),
-        }
-    }
-
-    fn embed(&mut self, tokens: Range<usize>) {
-        let config = self.model.config();
-        let half = config.head_dim / 2;
-        let memory = &mut *self.memory;
-        for t in tokens {
-            if self.parallel.cancelled() {
-                return;
-            }
-            let hidden = &mut memory.hidden[t * config.hidden_size..][..config.hidden_size];
-            let token = memory.tokens[self.first + t] as usize;
-            self.kernel.run(Row { matrix: self.model.embedding(), row: token, out: hidden });
-            let (cos, sin) = memory.rotation[t * config.head_dim..][..config.head_dim].split_at_mut(half);
-            rotary_tables(config.rope_theta, config.head_dim, self.first + t, cos, sin);
-        }
-    }
-
-    fn prepare(&mut self, layer: &Layer<'_>, projection: Projection, tokens: Range<usize>) {
-        let (source, norm) = match projection {
-            Projection::Query | Projection::Key | Projection::Value => (Source::Hidden, LayerNorm::Attention),
-            Projection::Output => (Source::Attention, LayerNorm::AttentionSub),
-            Projection::Gate | Projection::Up => (Source::Hidden, LayerNorm::Mlp),
-            Projection::Down => (Source::Intermediate, LayerNorm::MlpSub),
-        };
-        self.prepare_input(layer.projection(projection), source, layer.norm(norm), 0, tokens);
-    }
-
-    /// For each unit u, puts token `skip + u` of `source` through `norm` and the projection's own norm into row u of the
-    /// input, and quantises it if the projection is ternary.
-    fn prepare_input(
-        &mut self,
-        linear: &Linear<'_>,
-        source: Source,
-        norm: Option<&[f32]>,
-        skip: usize,
-        units: Range<usize>,
-    ) {
-        let config = self.model.config();
-        let memory = &mut *self.memory;
-        let [_, cols] = linear.matrix.shape();
-        let source: &[f32] = match source {
-            Source::Hidden => memory.hidden,
-            Source::Attention => memory.query,
-            Source::Intermediate => memory.intermediate,
-        };
-        let span = activation_span(&linear.matrix);
-        let (input_stride, q_stride, spans) = (config.widest_input(), quantized_stride(config), spans(config));
-        // A row of each buffer is a band, so that every token is a task of its own.
-        let mut inputs =
-            Bands::new(&mut memory.input[..self.batch * input_stride], self.batch * input_stride, input_stride);
-        let mut quantized = Bands::new(&mut memory.quantized[..self.batch * q_stride], self.batch * q_stride, q_stride);
-        let mut scales = Bands::new(&mut memory.scales[..self.batch * spans], self.batch * spans, spans);
-        let kernel = self.kernel;
-        for_each_band(
-            self.parallel,
-            units,
-            (&mut inputs, &mut quantized, &mut scales),
-            |unit, (mut x, mut q, mut scales)| {
-                let x = &mut x.row(0)[..cols];
-                x.copy_from_slice(&source[(skip + unit) * cols..][..cols]);
-                if let Some(weight) = norm {
-                    kernel.run(RmsNorm { x, weight, eps: config.rms_norm_eps });
-                }
-                if let Some(weight) = linear.norm {
-                    kernel.run(RmsNorm { x, weight, eps: config.projection_norm_eps });
-                }
-                let Some(span) = span else { return };
-                let q = &mut q.row(0)[..cols.next_multiple_of(BLOCK_COLS)];
-                for ((x, q), scale) in
-                    x.chunks(span).zip(q.chunks_mut(span.next_multiple_of(BLOCK_COLS))).zip(scales.row(0))
-                {
-                    *scale = kernel.run(Quantize { x, out: q });
-                }
-            },
-        );
-    }
-
-    fn multiply(&mut self, layer: &Layer<'_>, projection: Projection, tiles: Range<usize>) {
-        let memory = &mut *self.memory;
-        let linear = layer.projection(projection);
-        let [rows, _] = linear.matrix.shape();
-        let (out, sink): (&mut [f32], Sink) = match projection {
-            Projection::Query => (memory.query, Sink::Store),
-            Projection::Key => (memory.key, Sink::Store),
-            Projection::Value => (memory.value, Sink::Store),
-            Projection::Gate => (memory.intermediate, Sink::Store),
-            Projection::Up => (memory.intermediate, Sink::Activate(self.model.config().hidden_act)),
-            Projection::Output | Projection::Down => (memory.hidden, Sink::Add),
-        };
-        let input =
-            prepared(self.model.config(), &linear.matrix, self.batch, memory.input, memory.quantized, memory.scales);
-        let mut out = Bands::new(&mut out[..self.batch * rows], rows, TILE_ROWS);
-        let kernel = self.kernel;
-        for_each_band(self.parallel, tiles, (&mut out, &mut (), &mut ()), |tile, (out, (), ())| {
-            kernel.run(Product { matrix: &linear.matrix, tile, input: &input, out, sink });
-        });
-    }
-
-    fn multiply_head(&mut self, tiles: Range<usize>) {
-        let memory = &mut *self.memory;
-        let vocab_size = self.model.config().vocab_size;
-        let rows = (memory.logits.len() / vocab_size).min(self.batch);
-        let matrix = self.model.head();
-        let input = prepared(self.model.config(), matrix, rows, memory.input, memory.quantized, memory.scales);
-        let mut out = Bands::new(&mut memory.logits[..rows * vocab_size], vocab_size, TILE_ROWS);
-        let kernel = self.kernel;
-        for_each_band(self.parallel, tiles, (&mut out, &mut (), &mut ()), |tile, (out, (), ())| {
-            kernel.run(Product { matrix, tile, input: &input, out, sink: Sink::Store });
-        });
-    }
-
-    fn rotate(&mut self, layer: usize, tokens: Range<usize>) {
-        let config = self.model.config();
-        let weights = &self.model.layers()[layer];
-        let (kernel, head_dim) = (self.kernel, config.head_dim);
-        let memory = &mut *self.memory;
-        for t in tokens {
-            if self.parallel.cancelled() {
-                return;
-            }
-            let (cos, sin) = memory.rotation[t * head_dim..][..head_dim].split_at(head_dim / 2);
-            let query = &mut memory.query[t * config.query_size()..][..config.query_size()];
-            let key = &mut memory.key[t * config.key_value_size()..][..config.key_value_size()];
-            let value = &memory.value[t * config.key_value_size()..][..config.key_value_size()];
-            for (heads, norm) in [(query, LayerNorm::Query), (&mut *key, LayerNorm::Key)] {
-                for head in heads.chunks_exact_mut(head_dim) {
-                    if let Some(weight) = weights.norm(norm) {
-                        kernel.run(RmsNorm { x: head, weight, eps: config.rms_norm_eps });
-                    }
-                    rotate(head, cos, sin);
-                }
-            }
-            match &mut memory.cache {
-                KvCache::F32(cache) => cache.write(kernel, layer, self.first + t, key, value),
-                KvCache::F16(cache) => cache.write(kernel, layer, self.first + t, key, value),
-            }
-        }
-    }
-
-    fn attend(&mut self, layer: usize, units: Range<usize>) {
-        let memory = &mut *self.memory;
-        let (query, scores) = (&mut *memory.query, &mut *memory.scores);
-        let heads = Heads {
-            config: self.model.config(),
-            kernel: self.kernel,
-            parallel: self.parallel,
-            layer,
-            batch: self.batch,
-            first: self.first,
-            context: self.context,
-        };
-        match &memory.cache {
-            KvCache::F32(cache) => heads.attend(cache, query, scores, units),
-            KvCache::F16(cache) => heads.attend(cache, query, scores, units),
-        }
-    }
-}
-
-/// Attention of the heads of one layer.
-struct Heads<'a> {
-    config: &'a Config,
-    kernel: Kernel,
-    parallel: &'a dyn Parallel,
-    layer: usize,
-    batch: usize,
-    first: usize,
-    context: usize,
-}
-
-impl Heads<'_> {
-    /// Unit u is token u % batch of head u / batch: a head's tokens follow each other, and share its scores.
-    fn attend<F: CacheFormat>(&self, cache: &Cache<'_, F>, query: &mut [f32], scores: &mut [f32], units: Range<usize>) {
-        let (head_dim, batch) = (self.config.head_dim, self.batch);
-        let group = self.config.num_attention_heads / self.config.num_key_value_heads;
-        let query_size = self.config.query_size();
-        let mut queries = Bands::new(&mut query[..batch * query_size], query_size, head_dim);
-        let scores_total = scores.len();
-        let mut scores = Bands::new(scores, scores_total, scores_len(self.context));
-        let heads = units.start / batch..units.end.div_ceil(batch);
-        for_each_band(
-            self.parallel,
-            heads,
-            (&mut queries, &mut scores, &mut ()),
-            |head, (mut query, mut scores, ())| {
-                let from = units.start.max(head * batch) - head * batch;
-                let to = units.end.min((head + 1) * batch) - head * batch;
-                for t in from..to {
-                    if self.parallel.cancelled() {
-                        return;
-                    }
-                    let (keys, values) = cache.head(self.layer, head / group, self.first + t + 1);
-                    let attention = Attention::<F> { query: query.row(t), keys, values, scores: scores.row(0) };
-                    self.kernel.run(attention);
-                }
-            },
-        );
-    }
-}
-
-/// Where a projection's input comes from.
-#[derive(Clone, Copy)]
-enum Source {
-    Hidden,
-    Attention,
-    Intermediate,
-}
-
-/// The input that [`Pass::prepare_input`] left for a matrix.
-fn prepared<'a>(
-    config: &Config,
-    matrix: &Matrix<'_>,
-    tokens: usize,
-    x: &'a [f32],
-    q: &'a [i8],
-    scales: &'a [ActivationScale],
-) -> Input<'a> {
-    let [_, cols] = matrix.shape();
-    Input {
-        tokens,
-        x,
-        x_stride: config.widest_input(),
-        cols,
-        q,
-        q_stride: quantized_stride(config),
-        scales,
-        spans: spans(config),
-    }
-}
-
-/// What happens to the outputs of a projection.
-#[derive(Clone, Copy)]
-enum Sink {
-    /// They replace what is there.
-    Store,
-    /// They are added to the residual stream.
-    Add,
-    /// They are the up projection: what is there is the gate, and becomes act(gate) * up.
-    Activate(Activation),
-}
-
-/// The outputs of one tile for every token.
-struct Product<'a, 'o> {
-    matrix: &'a Matrix<'a>,
-    tile: usize,
-    input: &'a Input<'a>,
-    out: Band<'o, f32>,
-    sink: Sink,
-}
-
-impl Op for Product<'_, '_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        self.matrix.tile_products(simd, self.tile, self.input, |token, y| {
-            let out = self.out.row(token);
-            match self.sink {
-                Sink::Store => out.iter_mut().zip(y).for_each(|(out, y)| *out = *y),
-                Sink::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += y),
-                Sink::Activate(activation) => activate(simd, activation, out, y),
-            }
-        });
-    }
-}
-
-/// A row of the embedding.
-struct Row<'a> {
-    matrix: &'a Matrix<'a>,
-    row: usize,
-    out: &'a mut [f32],
-}
-
-impl Op for Row<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        self.matrix.row(simd, self.row, self.out);
     }
 }

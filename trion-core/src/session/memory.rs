@@ -167,6 +167,25 @@ impl<'b> Memory<'b> {
             cache,
         })
     }
+
+    /// The same pieces, borrowed.
+    pub(super) fn reborrow(&mut self) -> Memory<'_> {
+        Memory {
+            tokens: self.tokens,
+            hidden: self.hidden,
+            input: self.input,
+            quantized: self.quantized,
+            scales: self.scales,
+            query: self.query,
+            key: self.key,
+            value: self.value,
+            intermediate: self.intermediate,
+            scores: self.scores,
+            rotation: self.rotation,
+            logits: self.logits,
+            cache: self.cache.reborrow(),
+        }
+    }
 }
 
 /// Takes `count` elements and the padding behind them off the front of `rest`.

@@ -1,8 +1,10 @@
 //! A session: one model, one buffer of the caller's, and everything between a prompt and its logits.
 
+mod batch;
 mod forward;
 mod memory;
 mod observe;
+mod pass;
 mod state;
 
 use crate::Error;
@@ -11,7 +13,9 @@ use crate::kernel::Kernel;
 use crate::kv_cache::CacheType;
 use crate::model::Model;
 use crate::parallel::Parallel;
-use forward::Cursor;
+pub use batch::Batch;
+use batch::Member;
+use forward::{Cursor, forward};
 use memory::Memory;
 pub use observe::{Observation, PreparedInput};
 
@@ -64,6 +68,11 @@ pub struct Session<'m, 'b> {
     options: SessionOptions,
     kernel: Kernel,
     memory: Memory<'b>,
+    counts: Counts,
+}
+
+/// How far a session is.
+struct Counts {
     /// Tokens that were pushed.
     len: usize,
     /// Tokens whose keys and values are in the cache.
@@ -71,8 +80,20 @@ pub struct Session<'m, 'b> {
     cursor: Cursor,
     /// Rows of logits that are there; 0 while there are none.
     logits_rows: usize,
-    /// Row-blocks of the last call of [`Session::advance`].
+    /// Row-blocks of the last call of [`Session::advance`] or [`Batch::advance`].
     spent: usize,
+}
+
+impl Counts {
+    /// Whether tokens were pushed that are not computed.
+    fn has_work(&self) -> bool {
+        self.done < self.len
+    }
+
+    /// Whether the logits are those of the last token.
+    fn is_ready(&self) -> bool {
+        self.logits_rows > 0 && self.done == self.len
+    }
 }
 
 impl<'m, 'b> Session<'m, 'b> {
@@ -106,7 +127,8 @@ impl<'m, 'b> Session<'m, 'b> {
             }
         }
         let memory = Memory::new(model.config(), &options, buffer)?;
-        Ok(Session { model, options, kernel, memory, len: 0, done: 0, cursor: Cursor::IDLE, logits_rows: 0, spent: 0 })
+        let counts = Counts { len: 0, done: 0, cursor: Cursor::IDLE, logits_rows: 0, spent: 0 };
+        Ok(Session { model, options, kernel, memory, counts })
     }
 
     /// The model.
@@ -121,7 +143,7 @@ impl<'m, 'b> Session<'m, 'b> {
 
     /// Every token so far, those not yet computed included.
     pub fn tokens(&self) -> &[u32] {
-        &self.memory.tokens[..self.len]
+        &self.memory.tokens[..self.counts.len]
     }
 
     /// Appends tokens. [`Session::advance`] computes them; until then the logits from before stay readable.
@@ -137,21 +159,20 @@ impl<'m, 'b> Session<'m, 'b> {
         if let Some(token) = tokens.iter().find(|token| **token as usize >= vocab_size) {
             return Err(Error::TokenOutOfRange { token: *token, vocab_size });
         }
-        let found = self.len.saturating_add(tokens.len());
+        let found = self.counts.len.saturating_add(tokens.len());
         if found > self.options.context {
             return Err(Error::ContextOverflow { found, limit: self.options.context });
         }
-        if self.options.logits == Logits::All && found - self.done > self.options.max_batch {
-            return Err(Error::BatchOverflow { found: found - self.done, limit: self.options.max_batch });
+        if self.options.logits == Logits::All && found - self.counts.done > self.options.max_batch {
+            return Err(Error::BatchOverflow { found: found - self.counts.done, limit: self.options.max_batch });
         }
-        self.memory.tokens[self.len..found].copy_from_slice(tokens);
-        self.len = found;
+        if self.options.logits == Logits::All {
+            // A batch under way gives logits for its own tokens only: it is begun again, with these.
+            self.counts.cursor = Cursor::IDLE;
+        }
+        self.memory.tokens[self.counts.len..found].copy_from_slice(tokens);
+        self.counts.len = found;
         Ok(())
-    }
-
-    /// Whether the logits are those of the last token.
-    fn is_ready(&self) -> bool {
-        self.logits_rows > 0 && self.done == self.len
     }
 
     /// Computes tokens that were pushed, for at most `budget` row-blocks or the smallest possible step beyond.
@@ -175,25 +196,25 @@ impl<'m, 'b> Session<'m, 'b> {
         parallel: &dyn Parallel,
         observer: Option<&mut dyn FnMut(Observation<'_>)>,
     ) -> Result<Progress, Error> {
-        self.spent = 0;
-        if self.is_ready() {
+        self.counts.spent = 0;
+        if self.counts.is_ready() {
             return Ok(Progress::Ready);
         }
-        if self.done == self.len {
+        if !self.counts.has_work() {
             return Err(Error::NoTokens);
         }
-        Ok(self.forward(budget, parallel, observer))
+        Ok(forward(&mut [Member::from(self)], budget, parallel, observer))
     }
 
-    /// Row-blocks that the last call of [`Session::advance`] took.
+    /// Row-blocks that the last call of [`Session::advance`] took, or this session's share of [`Batch::advance`].
     pub const fn spent(&self) -> usize {
-        self.spent
+        self.counts.spent
     }
 
     /// The logits `[rows, vocab_size]`, once they are ready and until [`Session::advance`] begins new ones: one row for
     /// the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
     pub fn logits(&self) -> Option<&[f32]> {
-        let rows = self.logits_rows;
+        let rows = self.counts.logits_rows;
         (rows > 0).then(|| &self.memory.logits[..rows * self.model.config().vocab_size])
     }
 
@@ -203,18 +224,18 @@ impl<'m, 'b> Session<'m, 'b> {
     /// # Errors
     /// [`Error::RewindBeyond`] if there are fewer tokens.
     pub fn rewind(&mut self, len: usize) -> Result<(), Error> {
-        if len > self.len {
-            return Err(Error::RewindBeyond { found: len, limit: self.len });
+        if len > self.counts.len {
+            return Err(Error::RewindBeyond { found: len, limit: self.counts.len });
         }
-        if len < self.done {
-            self.logits_rows = 0;
+        if len < self.counts.done {
+            self.counts.logits_rows = 0;
         }
-        if len < self.len {
+        if len < self.counts.len {
             // A batch under way may hold tokens that are forgotten now; what it has of the others is computed again.
-            self.cursor = Cursor::IDLE;
+            self.counts.cursor = Cursor::IDLE;
         }
-        self.len = len;
-        self.done = self.done.min(len);
+        self.counts.len = len;
+        self.counts.done = self.counts.done.min(len);
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
 //! Looking into a forward pass: what each stage leaves behind, at the moment when it is complete.
 
-use super::forward::{Stage, activation_span};
+use super::forward::{Rows, Stage, activation_span};
 use super::memory::{quantized_stride, spans};
-use super::{Progress, Session};
+use super::{Member, Progress, Session};
 use crate::Error;
 use crate::matrix::Matrix;
 use crate::model::Projection;
@@ -133,17 +133,18 @@ impl Session<'_, '_> {
     ) -> Result<Progress, Error> {
         self.advance_with(budget, parallel, Some(observer))
     }
+}
 
-    /// Shows what a complete stage of the batch of `tokens` has made; `logits` of them are computed by the head.
+impl Member<'_> {
+    /// Shows what a complete stage has made of `rows`.
     pub(super) fn observe(
         &mut self,
         layer: usize,
         stage: Stage,
-        tokens: usize,
-        logits: usize,
+        rows: &Rows,
         observer: &mut dyn FnMut(Observation<'_>),
     ) {
-        let first = self.done;
+        let (tokens, first) = (rows.tokens, rows.first);
         match stage {
             Stage::Embed => observer(Observation::Hidden { layer: None, first, values: self.hidden(tokens) }),
             Stage::Multiply(Projection::Down) => {
@@ -155,8 +156,8 @@ impl Session<'_, '_> {
                 observer(Observation::Projection { layer, projection, first, input });
             }
             Stage::PrepareHead => {
-                let input = self.prepared(self.model.head(), logits);
-                observer(Observation::Head { first: first + tokens - logits, input });
+                let input = self.prepared(self.model.head(), rows.logits);
+                observer(Observation::Head { first: first + tokens - rows.logits, input });
             }
             Stage::Multiply(_) | Stage::Rotate | Stage::Attend | Stage::MultiplyHead => {}
         }

@@ -24,23 +24,24 @@ impl Session<'_, '_> {
         if other.options.cache != self.options.cache {
             return Err(Error::State { reason: StateError::CacheType });
         }
-        if other.len > self.options.context {
-            return Err(Error::ContextOverflow { found: other.len, limit: self.options.context });
+        if other.counts.len > self.options.context {
+            return Err(Error::ContextOverflow { found: other.counts.len, limit: self.options.context });
         }
-        self.memory.tokens[..other.len].copy_from_slice(other.tokens());
+        self.memory.tokens[..other.counts.len].copy_from_slice(other.tokens());
         for plane in 0..other.memory.cache.planes() {
-            let from = other.memory.cache.plane(plane, other.done);
-            self.memory.cache.plane_mut(plane, other.done).copy_from_slice(from);
+            let from = other.memory.cache.plane(plane, other.counts.done);
+            self.memory.cache.plane_mut(plane, other.counts.done).copy_from_slice(from);
         }
         let logits = other.logits().unwrap_or(&[]);
-        self.adopt(other.len, other.done, other.logits_rows, logits.iter().copied());
+        self.adopt(other.counts.len, other.counts.done, other.counts.logits_rows, logits.iter().copied());
         Ok(())
     }
 
     /// Bytes that [`Session::save`] writes now.
     pub fn saved_bytes(&self) -> usize {
-        let cache: usize = (0..self.memory.cache.planes()).map(|i| self.memory.cache.plane(i, self.done).len()).sum();
-        HEADER + 4 * self.len + cache + 4 * self.logits().map_or(0, <[f32]>::len)
+        let cache: usize =
+            (0..self.memory.cache.planes()).map(|i| self.memory.cache.plane(i, self.counts.done).len()).sum();
+        HEADER + 4 * self.counts.len + cache + 4 * self.logits().map_or(0, <[f32]>::len)
     }
 
     /// Writes the tokens, the cache and the logits, little-endian, to be loaded by a session of the same model on any
@@ -57,14 +58,14 @@ impl Session<'_, '_> {
         out.bytes(&self.model.fingerprint().to_le_bytes());
         out.bytes(&(self.options.cache.bytes() as u32).to_le_bytes());
         out.bytes(&0_u32.to_le_bytes());
-        for count in [self.len, self.done, self.logits_rows] {
+        for count in [self.counts.len, self.counts.done, self.counts.logits_rows] {
             out.bytes(&(count as u64).to_le_bytes());
         }
         for token in self.tokens() {
             out.bytes(&token.to_le_bytes());
         }
         for plane in 0..self.memory.cache.planes() {
-            out.bytes(self.memory.cache.plane(plane, self.done));
+            out.bytes(self.memory.cache.plane(plane, self.counts.done));
         }
         for logit in self.logits().unwrap_or(&[]) {
             out.bytes(&logit.to_le_bytes());
@@ -136,14 +137,14 @@ impl Session<'_, '_> {
             Logits::Last => rows <= 1,
             Logits::All => rows <= self.options.max_batch,
         };
-        self.len = len;
-        self.cursor = Cursor::IDLE;
+        self.counts.len = len;
+        self.counts.cursor = Cursor::IDLE;
         if fits {
             self.memory.logits.iter_mut().zip(logits).for_each(|(to, logit)| *to = logit);
-            (self.done, self.logits_rows) = (done, rows);
+            (self.counts.done, self.counts.logits_rows) = (done, rows);
         } else {
             // The logits cannot be kept: where they are wanted next, let the last token be computed once more.
-            (self.done, self.logits_rows) = (done - usize::from(done == len), 0);
+            (self.counts.done, self.counts.logits_rows) = (done - usize::from(done == len), 0);
         }
     }
 }

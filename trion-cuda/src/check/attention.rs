@@ -10,8 +10,8 @@ use super::{Bench, named};
 use crate::error::Result;
 use crate::kernels::{Arg, Shape, Slot, args};
 
-/// Columns that a block of threads of a token's attention makes, its threads, positions that it scores at once, and query
-/// heads that it takes together; as in `kernels/attention_token.cu`.
+/// Columns that a block of threads of a token's attention makes at once, its threads, positions that it scores at once,
+/// and query heads that it takes together; as in `kernels/attention_token.cu`.
 const COLUMNS: usize = 8;
 const THREADS: usize = 256;
 const CHUNK: usize = 32;
@@ -281,8 +281,9 @@ fn check_token_of(bench: &mut Bench, model: Model, positions: &[usize], pieces: 
     let slots: Vec<Slot> = sequences.iter().map(|sequence| sequence.slot).collect();
     let slots = case.piece("slots", Format::U32, &slots);
     let batch = Batch::new(&mut case, random, &model, rows);
-    let scores_at = case.output("scores", Format::F32, rows * heads * stride);
-    let largest_at = case.output("largest", Format::F32, rows * heads * pieces);
+    // Scores that other positions left would outweigh all others.
+    let scores_at = case.floats("scores", &vec![1e30; rows * heads * stride]);
+    let largest_at = case.floats("largest", &vec![1e30; rows * heads * pieces]);
 
     let mut outputs = Vec::new();
     for (row, (sequence, position)) in sequences.iter().zip(positions).enumerate() {
@@ -319,16 +320,24 @@ fn check_token_of(bench: &mut Bench, model: Model, positions: &[usize], pieces: 
 
     let query = batch.at[0];
     let args = args![slots, model.layer, scores_at, stride, largest_at, pieces, heads, model.kv_heads, head_dim, query];
-    let shape = Shape { grid: [parts, head_dim.div_ceil(COLUMNS), rows], block: [THREADS, 1], shared: 0 };
-    let second = (outputs_kernel, shape, &args[..]);
+    let all = head_dim.div_ceil(COLUMNS);
+    let launch_of = |each: usize| {
+        let (grid, shared) = ([parts, all.div_ceil(each), rows], 4 * each * HEADS * COLUMNS);
+        (outputs_kernel, Shape { grid, block: [THREADS, 1], shared }, &args[..])
+    };
+    // As many pieces of columns for a block of threads as a session has, and other numbers.
+    let usual = all.div_ceil((2 * bench.device.multiprocessors()).div_ceil(parts * rows));
+    let other = [1, all, all.div_ceil(2)][(positions[0] + rows + model.group) % 3];
     // By itself, behind scores of the CPU's.
     let mut alone = case.clone();
     alone.begin_with_expected();
     for case in [&mut alone, &mut case] {
         case.expect_floats(query, 0, &outputs.concat());
     }
-    bench.run(what.clone(), &alone, &[second])?;
-    bench.run(format!("behind the scores' kernel, {what}"), &case, &[first, second])
+    for each in [usual, other] {
+        bench.run(format!("{each} pieces of columns a block, {what}"), &alone, &[launch_of(each)])?;
+    }
+    bench.run(format!("behind the scores' kernel, {what}"), &case, &[first, launch_of(usual)])
 }
 
 pub(super) fn check_prompt(bench: &mut Bench) -> Result<()> {

@@ -11,7 +11,8 @@ use crate::layout::aligned;
 /// What lies between the pieces, and where a kernel has no business to read: a NaN as a float and as two halves, trits
 /// that do not exist, and integers that would be noticed in a sum.
 pub(super) const NOBODYS: u32 = 0xffc1_ffc1;
-/// What outputs hold before a kernel writes them: a number, so that a NaN that was not written differs from one that was.
+/// What outputs hold before a kernel writes them: a number, so that a NaN that was not written differs from one that
+/// was.
 const UNWRITTEN: u32 = 0xc0de_c0de;
 /// A NaN that is expected, unlike any that a case begins with: so it is known which were to be written.
 const EXPECTED_NAN: u32 = 0x7fee_d0e5;

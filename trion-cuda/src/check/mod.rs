@@ -21,7 +21,7 @@ use cudarc::driver::{CudaSlice, CudaStream, DevicePtr};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Result};
-use crate::kernels::{Arg, Kernel, Kernels, Shape, launch};
+use crate::kernels::{Arg, Kernel, KernelSet, Kernels, Shape, launch};
 use case::Case;
 use data::Random;
 
@@ -78,7 +78,8 @@ pub fn kernels(device: &CudaDevice) -> Result<Vec<Check>> {
         bench.note(bench.now.0, Some(format!("{case}: {e}")));
     }
     let mut checks = std::mem::take(&mut bench.checks);
-    for kernel in Kernels::NAMES {
+    let new = if device.kernel_set() == KernelSet::Sm90 { Kernels::NEW_NAMES } else { &[] };
+    for kernel in Kernels::NAMES.iter().chain(new) {
         if !checks.iter().any(|check| check.kernel == *kernel) {
             let difference = Some("not launched".to_owned());
             checks.push(Check { kernel, cases: 0, failed: 1, difference });

@@ -16,8 +16,15 @@ const FEW: usize = 4;
 const WARPS: usize = 10;
 /// Rows and tokens of a tile of `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
+/// Tokens that `kernels/tokens.cu` takes together, the bytes of sums that a group of warps has there, groups and warps
+/// of a block of threads in a session, at most, and warps at most.
+const TOKENS_AT_ONCE: usize = 8;
+const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
+const TOKENS_GROUPS: usize = 16;
+const TOKENS_WARPS: usize = 20;
+const MOST_WARPS: usize = 32;
 /// Columns that neither words nor pieces divide, and some that they do.
-const COLS: [usize; 13] = [1, 15, 16, 17, 33, 250, 256, 257, 1000, 2560, 2561, 5121, 6912];
+const COLS: [usize; 14] = [1, 15, 16, 17, 33, 250, 256, 257, 1000, 2560, 2561, 5121, 6912, 8192];
 
 pub(super) fn check_ternary(bench: &mut Bench) -> Result<()> {
     for (i, cols) in COLS.into_iter().enumerate() {
@@ -132,9 +139,40 @@ fn check_gemv(bench: &mut Bench, matrices: &[Trits], sink: Sink, pair: bool, tok
     // As many warps as a session takes, as many as there can be, and some number between.
     let usual = warps_for(tiles, pieces * tokens.div_ceil(few), bench.device.multiprocessors());
     for warps in [usual, WARPS, 1 + bench.random.below(WARPS)] {
-        let shape = Shape { grid: [pieces, tokens.div_ceil(few), 1], block: [32, warps], shared: 0 };
+        let shape = Shape { grid: [tokens.div_ceil(few), pieces, 1], block: [32, warps], shared: 0 };
         let shapes: Vec<(usize, Rule)> = matrices.iter().map(|matrix| (matrix.rows, matrix.rule)).collect();
         let what = format!("{cols} columns, rows and scales {shapes:?}, {sink:?}, {tokens} tokens, {warps} warps");
+        bench.run(what, &case, &[(kernel, shape, args)])?;
+    }
+    let by_tensor_cores = if pair {
+        bench.device.kernels().ternary_tokens_pair.map(|kernel| ("ternary_tokens_pair", kernel))
+    } else {
+        bench.device.kernels().ternary_tokens.map(|kernel| ("ternary_tokens", kernel))
+    };
+    let Some(kernel) = by_tensor_cores else { return Ok(()) };
+    // Units of work are other pieces of the same matrices.
+    let (mut units_jobs, mut units) = (jobs, pieces);
+    if !pair {
+        units = 0;
+        for (i, matrix) in matrices.iter().enumerate() {
+            if i > 0 {
+                units_jobs.begin[i - 1] = units as i32;
+            }
+            units += matrix.rows.div_ceil(2 * PIECE_ROWS);
+        }
+    }
+    // As a session does it, and with few groups and blocks, which go round more often.
+    let groups = (TOKENS_WARPS / tiles).clamp(1, TOKENS_GROUPS);
+    let rounds = units.div_ceil(groups * bench.device.multiprocessors()).max(1);
+    let few_groups = 1 + bench.random.below((MOST_WARPS / tiles).min(TOKENS_GROUPS));
+    for (groups, blocks) in [(groups, units.div_ceil(groups * rounds)), (1, 1), (few_groups, 1 + tokens % 2)] {
+        let args = args![units_jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
+        let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
+        let shape = Shape { grid, block: [32, groups * tiles], shared: groups * UNIT_SUMS };
+        let shapes: Vec<(usize, Rule)> = matrices.iter().map(|matrix| (matrix.rows, matrix.rule)).collect();
+        let what = format!(
+            "{cols} columns, rows and scales {shapes:?}, {sink:?}, {tokens} tokens, {groups} groups, {blocks} blocks"
+        );
         bench.run(what, &case, &[(kernel, shape, args)])?;
     }
     Ok(())
@@ -183,19 +221,40 @@ fn check_gemm(bench: &mut Bench, matrix: &Trits, sink: Sink, tokens: usize) -> R
 
 pub(super) fn check_float(bench: &mut Bench) -> Result<()> {
     let kinds = [
-        (Kind::F32, [named!(bench, float_product_f32), named!(bench, float_product_f32_4)]),
-        (Kind::F16, [named!(bench, float_product_f16), named!(bench, float_product_f16_4)]),
-        (Kind::Bf16, [named!(bench, float_product_bf16), named!(bench, float_product_bf16_4)]),
-        (Kind::I8, [named!(bench, float_product_i8), named!(bench, float_product_i8_4)]),
+        (
+            Kind::F32,
+            named!(bench, float_product_f32),
+            [named!(bench, float_product_f32_4), named!(bench, float_product_f32_8)],
+        ),
+        (
+            Kind::F16,
+            named!(bench, float_product_f16),
+            [named!(bench, float_product_f16_4), named!(bench, float_product_f16_8)],
+        ),
+        (
+            Kind::Bf16,
+            named!(bench, float_product_bf16),
+            [named!(bench, float_product_bf16_4), named!(bench, float_product_bf16_8)],
+        ),
+        (
+            Kind::I8,
+            named!(bench, float_product_i8),
+            [named!(bench, float_product_i8_4), named!(bench, float_product_i8_8)],
+        ),
     ];
-    for (kind, kernels) in kinds {
+    for (kind, one, [four, eight]) in kinds {
         for (i, cols) in [1, 31, 32, 33, 127, 130, 256, 513, 1000, 2560].into_iter().enumerate() {
             for (j, rows) in [1, 4, 5, 31, 32, 33, 100].into_iter().enumerate() {
                 let matrix = Floats::new(&mut bench.random, kind, rows, cols, (i + j) % 2 == 1)?;
-                for (k, tokens) in [1, 2, 3, 4, 5, 9].into_iter().enumerate() {
-                    let sinks = [Sink::ALL[(i + j + k) % 4], Sink::ALL[(i + j + k + 2) % 4]];
-                    for sink in sinks {
-                        check_float_product(bench, kernels, &matrix, sink, tokens)?;
+                // A session takes four at once for 2 to 4 tokens, and eight for more; either takes any number.
+                for (k, tokens) in [1, 2, 3, 4, 5, 8, 9, 17].into_iter().enumerate() {
+                    for sink in [Sink::ALL[(i + j + k) % 4], Sink::ALL[(i + j + k + 2) % 4]] {
+                        if tokens == 1 {
+                            check_float_product(bench, one, 1, &matrix, sink, tokens)?;
+                        } else {
+                            check_float_product(bench, four, 4, &matrix, sink, tokens)?;
+                            check_float_product(bench, eight, 8, &matrix, sink, tokens)?;
+                        }
                     }
                 }
             }
@@ -204,16 +263,16 @@ pub(super) fn check_float(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// `kernels` are those of one token and of four.
+/// `kernel` takes `at_once` tokens together.
 fn check_float_product(
     bench: &mut Bench,
-    kernels: [Named; 2],
+    kernel: Named,
+    at_once: usize,
     matrix: &Floats,
     sink: Sink,
     tokens: usize,
 ) -> Result<()> {
     let (rows, cols) = (matrix.rows, matrix.cols);
-    let (kernel, few) = if tokens == 1 { (kernels[0], 1) } else { (kernels[1], FEW) };
     let mut case = bench.case();
     let [weights, row_scales] = matrix.put(&mut case);
     let mut inputs: Vec<Vec<f32>> = (0..tokens).map(|_| bench.random.floats(cols)).collect();
@@ -230,7 +289,7 @@ fn check_float_product(
     let old = bench.random.floats(tokens * rows);
     let out = outputs(&mut case, &old, sink, inputs.iter().map(|x| matrix.products(x)));
     let args = args![weights, row_scales, x, stride, out, rows, cols, sink as i32, tokens];
-    let shape = Shape { grid: [tokens.div_ceil(few), rows.div_ceil(32), 1], block: [256, 1], shared: 0 };
+    let shape = Shape { grid: [tokens.div_ceil(at_once), rows.div_ceil(32), 1], block: [256, 1], shared: 0 };
     let what = format!("{rows} rows, {cols} columns, {sink:?}, {tokens} tokens");
     bench.run(what, &case, &[(kernel, shape, args)])
 }

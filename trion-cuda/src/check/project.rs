@@ -13,8 +13,8 @@ use crate::layout::{PIECE_COLS, PIECE_ROWS};
 const WARPS: usize = 20;
 const WIDE_WARPS: usize = 32;
 const GROUPS: usize = 16;
-/// Pieces of 8 rows that a group has on its way at once, of rows and of pairs, in the usual kernels and in those for wide
-/// rows; as there.
+/// Pieces of 8 rows that a group has on its way at once, of rows and of pairs, in the usual kernels and in those for
+/// wide rows; as there.
 const DEPTHS: [[usize; 2]; 2] = [[4, 4], [3, 2]];
 /// Pieces that a group makes in a session, at least.
 const ROUNDS: usize = 3;

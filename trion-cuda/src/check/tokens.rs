@@ -95,8 +95,8 @@ fn parts_of(logits: &[f32]) -> Vec<Best> {
     parts
 }
 
-/// Sessions with tokens of their own, at positions of their own, the first at `first`: where their slots lie, the slots,
-/// and the tokens' addresses.
+/// Sessions with tokens of their own, at positions of their own, the first at `first`: where their slots lie, the
+/// slots, and what the tokens are.
 fn sessions(
     case: &mut Case,
     random: &mut Random,
