@@ -75,6 +75,10 @@ macro_rules! kernels {
         }
 
         impl Kernels {
+            /// The names of all, and of those that only newer cards have.
+            pub(crate) const NAMES: &[&str] = &[$($(stringify!($kernel),)*)*];
+            pub(crate) const NEW_NAMES: &[&str] = &[$(stringify!($new),)*];
+
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
             pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
                 let mut modules = Vec::new();
