@@ -67,21 +67,21 @@ impl Card {
 
     /// An H100 80GB HBM3 with the kernels of a GTX 1050.
     ///
-    /// Copy and clock as `trion-gpu-test --speed` found them; the gap of an empty kernel in a graph, measured too; the
-    /// latencies rounded from measurements of whole kernels. Half of its 128 lanes take integers (CUDA C++ Programming
-    /// Guide, throughput of arithmetic instructions), 4 cycles for an addition as since Volta (Jia et al. 2018, arXiv
-    /// 1804.06826).
+    /// All as `trion-gpu-test --speed` measured it on one.
     pub const H100: Card = Card {
         multiprocessors: 132,
         clock: 1.98,
-        bandwidth: 2982.0,
-        integer_lanes: 64.0,
-        gap: 0.8,
-        cache_latency: 0.3 * 1980.0,
-        memory_latency: 0.7 * 1980.0,
-        add_latency: 4.0,
+        bandwidth: 2974.0,
+        integer_lanes: 63.5,
+        gap: 0.96,
+        cache_latency: 303.0,
+        memory_latency: 689.0,
+        add_latency: 4.6,
         overlaps: false,
     };
+
+    /// The same card with its own kernels.
+    pub const H100_OVERLAPPING: Card = Card { gap: 0.52, overlaps: true, ..Card::H100 };
 
     /// Cycles of a part of a kernel: of instructions of each of a multiprocessor's warps, or of one that is alone and
     /// waits for so many reads of the second-level cache, whichever is more. `integers` is the share of integer ones.

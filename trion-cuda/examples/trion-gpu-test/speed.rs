@@ -45,9 +45,9 @@ pub(crate) fn predict() -> Outcome<()> {
     println!("{card:?}");
     print_launches("a token", &roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, &card), &card);
     print_launches("a prompt", &roofline::prompt(model.core(), &OPTIONS, PROMPT, &card), &card);
-    println!("{:?}", Card::H100);
-    for (set, overlaps) in [(KernelSet::Sm61, false), (KernelSet::Sm90, true)] {
-        let [token, prompt] = predicted(&model, &Card { overlaps, ..Card::H100 });
+    for (set, card) in [(KernelSet::Sm61, Card::H100), (KernelSet::Sm90, Card::H100_OVERLAPPING)] {
+        println!("{card:?}");
+        let [token, prompt] = predicted(&model, &card);
         println!("H100, {set:?}: {token:.3} ms a token at position 576, {prompt:.1} ms a prompt of 512 by dp4a");
     }
     Ok(())
