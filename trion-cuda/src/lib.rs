@@ -29,9 +29,11 @@ pub mod measure;
 mod memory;
 mod model;
 mod plan;
+pub mod roofline;
 mod session;
 mod state;
 mod together;
+mod top_k;
 mod workspace;
 
 pub use device::CudaDevice;

@@ -98,7 +98,8 @@ impl CudaBatch {
             return Ok(());
         }
         let vocab_size = self.work.model.config().vocab_size;
-        for (row, session) in sessions.iter().enumerate() {
+        for (row, session) in sessions.iter_mut().enumerate() {
+            session.read_logits()?;
             let logits = session.logits().unwrap_or(&[]);
             let last = &logits[logits.len() - vocab_size..];
             self.work.write(Piece::Logits, 4 * row * vocab_size, bytemuck::cast_slice(last))?;
@@ -155,6 +156,7 @@ impl CudaBatch {
             self.work.read(Piece::Logits, 4 * row * vocab_size, logits)?;
             session.done += count;
             session.logits_rows = 1;
+            session.logits_read = true;
             session.spent = self.work.model.row_blocks_per_token(session.done).saturating_mul(count);
         }
         Ok(())
