@@ -8,6 +8,7 @@ use super::data::Random;
 use super::reference::{largest_score, rotated, score_scale, scores, weighted_values};
 use super::{Bench, named};
 use crate::error::Result;
+use crate::forward::output_shape;
 use crate::kernels::{Arg, Shape, Slot, args};
 
 /// Columns that a block of threads of a token's attention makes at once, its threads, positions that it scores at once,
@@ -326,7 +327,7 @@ fn check_token_of(bench: &mut Bench, model: Model, positions: &[usize], pieces: 
         (outputs_kernel, Shape { grid, block: [THREADS, 1], shared }, &args[..])
     };
     // As many pieces of columns for a block of threads as a session has, and other numbers.
-    let usual = all.div_ceil((2 * bench.device.multiprocessors()).div_ceil(parts * rows));
+    let (_, usual) = output_shape(head_dim, parts * rows, bench.device.multiprocessors());
     let other = [1, all, all.div_ceil(2)][(positions[0] + rows + model.group) % 3];
     // By itself, behind scores of the CPU's.
     let mut alone = case.clone();

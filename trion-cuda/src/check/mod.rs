@@ -8,12 +8,14 @@
 
 mod attention;
 mod case;
+mod ceilings;
 mod data;
 mod prepare;
 mod products;
 mod project;
 mod reference;
 mod tokens;
+mod top_k;
 
 use std::sync::Arc;
 
@@ -69,6 +71,7 @@ pub fn kernels(device: &CudaDevice) -> Result<Vec<Check>> {
     let mut bench = Bench::new(device)?;
     let parts = [
         tokens::check,
+        top_k::check,
         prepare::check,
         project::check,
         products::check_ternary,
@@ -76,6 +79,7 @@ pub fn kernels(device: &CudaDevice) -> Result<Vec<Check>> {
         attention::check_rotate,
         attention::check_token,
         attention::check_prompt,
+        ceilings::check,
     ];
     if let Err(e) = parts.into_iter().try_for_each(|part| part(&mut bench)) {
         let case = bench.now.1.clone();

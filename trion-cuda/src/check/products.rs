@@ -6,7 +6,7 @@ use super::project::{pair_of, rows_of};
 use super::reference::{self, Span};
 use super::{Bench, Named, named};
 use crate::error::Result;
-use crate::forward::warps_for;
+use crate::forward::{project_shape, warps_for};
 use crate::kernels::{Shape, args};
 use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
 
@@ -16,12 +16,12 @@ const FEW: usize = 4;
 const WARPS: usize = 10;
 /// Rows and tokens of a tile of `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
-/// Tokens that `kernels/tokens.cu` takes together, the bytes of sums that a group of warps has there, groups and warps
-/// of a block of threads in a session, at most, and warps at most.
+/// Tokens that `kernels/tokens.cu` takes together, the bytes of sums that a group of warps has there, the units that it
+/// makes in a session at least for more tokens, and groups and warps of a block of threads, at most.
 const TOKENS_AT_ONCE: usize = 8;
 const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
+const TOKENS_ROUNDS: usize = 8;
 const TOKENS_GROUPS: usize = 16;
-const TOKENS_WARPS: usize = 20;
 const MOST_WARPS: usize = 32;
 /// Columns that neither words nor pieces divide, and some that they do.
 const COLS: [usize; 14] = [1, 15, 16, 17, 33, 250, 256, 257, 1000, 2560, 2561, 5121, 6912, 8192];
@@ -36,7 +36,8 @@ pub(super) fn check_ternary(bench: &mut Bench) -> Result<()> {
                     Trits::new(&mut bench.random, *rows, cols, rule)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            for tokens in 1..=16 {
+            // Tensor cores, where there are some, also take more.
+            for tokens in (1..=16).chain([65]) {
                 // One matrix may also be an up projection whose gate is there.
                 let sinks = if rows.len() == 1 { 4 } else { 2 };
                 check_gemv(bench, &matrices, Sink::ALL[(i + j + tokens) % sinks], false, tokens)?;
@@ -46,7 +47,7 @@ pub(super) fn check_ternary(bench: &mut Bench) -> Result<()> {
             let rules = [bench.random.rule(), bench.random.rule()];
             let matrices = rules.map(|rule| Trits::new(&mut bench.random, rows, cols, rule));
             let matrices = matrices.into_iter().collect::<Result<Vec<_>>>()?;
-            for tokens in 1..=16 {
+            for tokens in (1..=16).chain([65]) {
                 check_gemv(bench, &matrices, [Sink::Relu2, Sink::Silu][(i + j + tokens) % 2], true, tokens)?;
             }
         }
@@ -162,10 +163,10 @@ fn check_gemv(bench: &mut Bench, matrices: &[Trits], sink: Sink, pair: bool, tok
         }
     }
     // As a session does it, and with few groups and blocks, which go round more often.
-    let groups = (TOKENS_WARPS / tiles).clamp(1, TOKENS_GROUPS);
-    let rounds = units.div_ceil(groups * bench.device.multiprocessors()).max(1);
+    let least = if tokens > TOKENS_AT_ONCE { TOKENS_ROUNDS } else { 1 };
+    let usual = project_shape(units, tiles, bench.device.multiprocessors(), least);
     let few_groups = 1 + bench.random.below((MOST_WARPS / tiles).min(TOKENS_GROUPS));
-    for (groups, blocks) in [(groups, units.div_ceil(groups * rounds)), (1, 1), (few_groups, 1 + tokens % 2)] {
+    for (groups, blocks) in [usual, (1, 1), (few_groups, 1 + tokens % 2)] {
         let args = args![units_jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
         let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
         let shape = Shape { grid, block: [32, groups * tiles], shared: groups * UNIT_SUMS };

@@ -5,19 +5,16 @@ use super::data::{Rule, Sink, Trits};
 use super::reference::{self, Span, normed};
 use super::{Bench, named};
 use crate::error::Result;
+use crate::forward::{PROJECT_ROUNDS, PROJECT_WARPS, project_shape};
 use crate::kernels::{Job, Jobs, Shape, args};
 use crate::layout::{PIECE_COLS, PIECE_ROWS};
 
-/// Warps of a block of threads, of the usual kernels and of those for wide rows, and groups of them, at most; as in
-/// `kernels/project.cu`.
-const WARPS: usize = 20;
+/// Warps of a block of threads of the kernels for wide rows, and groups of warps, at most; as in `kernels/project.cu`.
 const WIDE_WARPS: usize = 32;
 const GROUPS: usize = 16;
 /// Pieces of 8 rows that a group has on its way at once, of rows and of pairs, in the usual kernels and in those for
 /// wide rows; as there.
 const DEPTHS: [[usize; 2]; 2] = [[4, 4], [3, 2]];
-/// Pieces that a group makes in a session, at least.
-const ROUNDS: usize = 3;
 /// Epsilons of the two norms.
 const EPS: [f32; 2] = [1e-5, 1e-6];
 
@@ -81,7 +78,7 @@ pub(super) fn check(bench: &mut Bench) -> Result<()> {
         let warps = groups * cols.div_ceil(PIECE_COLS);
         for rounds in 1..=9 {
             for pair in [false, true] {
-                let depth = DEPTHS[usize::from(warps > WARPS)][usize::from(pair)];
+                let depth = DEPTHS[usize::from(warps > PROJECT_WARPS)][usize::from(pair)];
                 let pieces = rounds * depth * groups * blocks - rounds % 3;
                 let rows = (pieces * PIECE_ROWS).saturating_sub(rounds % 5).max(1);
                 let all = if pair { vec![rows; 2] } else { split(rows, rounds % 3 + 1) };
@@ -118,9 +115,8 @@ fn matrices(bench: &mut Bench, rows: &[usize], cols: usize) -> Result<Vec<Trits>
 fn usual(bench: &Bench, pair: bool, norms: [bool; 2], matrices: &[Trits]) -> Plan {
     let tiles = matrices[0].cols.div_ceil(PIECE_COLS);
     let pieces = pieces_of(pair, matrices);
-    let groups = (WARPS / tiles).clamp(1, GROUPS);
-    let rounds = pieces.div_ceil(groups * bench.device.multiprocessors()).max(ROUNDS);
-    Plan { pair, groups, blocks: pieces.div_ceil(groups * rounds), norms, odd: None }
+    let (groups, blocks) = project_shape(pieces, tiles, bench.device.multiprocessors(), PROJECT_ROUNDS);
+    Plan { pair, groups, blocks, norms, odd: None }
 }
 
 /// Pieces of 8 rows in all matrices; of a pair, in one.
@@ -146,7 +142,7 @@ fn check_plan(bench: &mut Bench, plan: Plan, matrices: &[Trits], sink: Sink) -> 
     let tiles = cols.div_ceil(PIECE_COLS);
     let warps = groups * tiles;
     assert!(warps <= WIDE_WARPS && groups <= GROUPS, "{plan:?} is no launch");
-    let kernel = match (pair, warps <= WARPS) {
+    let kernel = match (pair, warps <= PROJECT_WARPS) {
         (false, true) => named!(bench, project_rows),
         (false, false) => named!(bench, project_rows_wide),
         (true, true) => named!(bench, project_pair),
