@@ -47,10 +47,6 @@ pub struct Check {
 type Named = (&'static str, Kernel);
 
 /// The kernel of a name, with that name.
-/// Kernels that compute nothing that could be wrong, of `measure.rs`, and those whose results the host sorts out:
-/// [`crate::measure::top_k`] shows them.
-const ELSEWHERE: [&str; 6] = ["touch", "chase", "add_in_turn", "dot_products", "top_k_logits", "top_k_candidates"];
-
 macro_rules! named {
     ($bench:expr, $kernel:ident) => {
         (stringify!($kernel), $bench.device.kernels().$kernel)
@@ -87,7 +83,7 @@ pub fn kernels(device: &CudaDevice) -> Result<Vec<Check>> {
     }
     let mut checks = std::mem::take(&mut bench.checks);
     let new = if device.kernel_set() == KernelSet::Sm90 { Kernels::NEW_NAMES } else { &[] };
-    for kernel in Kernels::NAMES.iter().chain(new).filter(|kernel| !ELSEWHERE.contains(kernel)) {
+    for kernel in Kernels::NAMES.iter().chain(new) {
         if !checks.iter().any(|check| check.kernel == *kernel) {
             let difference = Some("not launched".to_owned());
             checks.push(Check { kernel, cases: 0, failed: 1, difference });
