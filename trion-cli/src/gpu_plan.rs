@@ -1,19 +1,21 @@
-//! `trion inspect --device cuda`: what a model and a session would take of a GPU's memory. No GPU is needed.
+//! `trion inspect --device cuda`: what a model and a session would take of a GPU's memory, and how long a token would
+//! take on a GTX 1050. No GPU is needed.
 
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
+use trion_engine::roofline::{Card, token, total_ms};
 use trion_engine::{MemoryPlan, Model, SessionOptions};
 
 use crate::common::{CacheName, Failure, Outcome, print_line};
 
-/// Multiprocessors of a GTX 1050, the smallest card that Trion is for; larger ones take more scratch memory.
-const MULTIPROCESSORS: usize = 5;
+/// The smallest card that Trion is for; larger ones take more scratch memory.
+const CARD: Card = Card::GTX_1050;
 
 #[derive(Args)]
 pub(crate) struct PlanArguments {
-    /// Print what the model would take of a GPU's memory instead
+    /// Print what the model would take of a GPU's memory, and how fast a GTX 1050 ought to be, instead
     #[arg(long, value_parser = ["cuda"])]
     device: Option<String>,
     /// Memory of the GPU that the model has to fit into, less what its driver takes: 2GB, 1800MB
@@ -57,7 +59,9 @@ pub(crate) fn run(model: &Model, arguments: &PlanArguments, as_json: bool) -> Ou
     }
     let options =
         SessionOptions { max_batch: 64.min(context), cache: arguments.cache.into(), ..SessionOptions::new(context) };
-    let plan = MemoryPlan::new(model.core(), &options, MULTIPROCESSORS);
+    let plan = MemoryPlan::new(model.core(), &options, CARD.multiprocessors);
+    let position = context - 1;
+    let ms = total_ms(&token(model.core(), &options, position, &CARD));
     let fits = arguments.memory.is_none_or(|memory| plan.total() as u64 <= memory);
     if as_json {
         print_line(json!({
@@ -69,6 +73,11 @@ pub(crate) fn run(model: &Model, arguments: &PlanArguments, as_json: bool) -> Ou
             "context": context,
             "memory": arguments.memory,
             "fits": fits,
+            "gtx_1050_prediction": {
+                "position": position,
+                "ms_per_token": ms,
+                "tokens_per_second": 1e3 / ms,
+            },
         }))?;
     } else {
         for (what, bytes) in [
@@ -80,6 +89,10 @@ pub(crate) fn run(model: &Model, arguments: &PlanArguments, as_json: bool) -> Ou
         ] {
             print_line(format_args!("{what:24} {:>10.1} MB", bytes as f64 / 1e6))?;
         }
+        let rate = 1e3 / ms;
+        print_line(format_args!(
+            "prediction, not measured: {ms:.1} ms a token on a GTX 1050 at position {position}, {rate:.0} tokens/s"
+        ))?;
     }
     if fits {
         return Ok(ExitCode::SUCCESS);

@@ -380,18 +380,24 @@ fn an_answer_follows_a_constraint() {
 
 #[test]
 fn a_gpu_writes_the_same_text_or_says_why_it_is_not_there() {
-    let text = stdout(&trion(&["generate", "-n", "8", "--device", "cpu"]));
-    // Whether there is a GPU or not.
-    assert_eq!(stdout(&trion(&["generate", "-n", "8", "--device", "auto"])), text);
-    let output = trion(&["generate", "-n", "8", "--device", "cuda"]);
-    if output.status.success() {
-        assert_eq!(stdout(&output), text);
-    } else {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{errors}");
-        let expected = if cfg!(feature = "cuda") { "NVIDIA" } else { "feature `cuda`" };
-        assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
-        assert!(errors.contains("help: --device cpu computes the same"), "{errors}");
+    for options in ["", "--temperature 0.8 --top-k 40 --repetition-penalty 1.1 --seed 7", "--temperature 1 --seed 3"] {
+        let generate = |device| {
+            let arguments = ["generate", "-n", "8", "--device", device];
+            trion(&arguments.into_iter().chain(options.split_whitespace()).collect::<Vec<_>>())
+        };
+        let text = stdout(&generate("cpu"));
+        // Whether there is a GPU or not.
+        assert_eq!(stdout(&generate("auto")), text);
+        let output = generate("cuda");
+        if output.status.success() {
+            assert_eq!(stdout(&output), text);
+        } else {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{errors}");
+            let expected = if cfg!(feature = "cuda") { "NVIDIA" } else { "feature `cuda`" };
+            assert!(errors.starts_with("error: ") && errors.contains(expected), "{errors}");
+            assert!(errors.contains("help: --device cpu computes the same"), "{errors}");
+        }
     }
     assert!(failure(&["generate", "--device", "gpu"], 2).contains("expected cpu, cuda, cuda:NUMBER or auto"));
 }
@@ -404,6 +410,15 @@ fn a_plan_says_whether_a_model_fits_into_a_gpu() {
     let pieces = ["weights", "embedding", "cache", "scratch"].map(|piece| plan[piece].as_u64().unwrap());
     assert_eq!(pieces.iter().sum::<u64>(), plan["total"].as_u64().unwrap());
     assert_eq!((&plan["fits"], &plan["memory"]), (&true.into(), &2_000_000_000_u64.into()));
+    // A model of this size takes less than the 11 ms of one a hundred times larger; the words say that nobody measured.
+    let prediction = &plan["gtx_1050_prediction"];
+    let [ms, rate] = ["ms_per_token", "tokens_per_second"].map(|number| prediction[number].as_f64().unwrap());
+    assert!((0.1..5.0).contains(&ms) && (ms * rate - 1e3).abs() < 1e-6, "{prediction}");
+    let text = stdout(&trion(&["inspect", "--device", "cuda", "--context", "100"]));
+    assert!(text.contains("prediction, not measured: ") && text.contains("on a GTX 1050 at position 99,"), "{text}");
+    let json = stdout(&trion(&["inspect", "--device", "cuda", "--context", "100", "--json"]));
+    let short: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(short["gtx_1050_prediction"]["ms_per_token"].as_f64().unwrap() < ms);
     // Half the bytes for each key and value.
     let json = stdout(&trion(&["inspect", "--device", "cuda", "--cache", "f16", "--json"]));
     let half: serde_json::Value = serde_json::from_str(&json).unwrap();

@@ -36,6 +36,6 @@ pub use matrix::{FloatData, FloatMatrix, Linear, Matrix};
 pub use model::{Layer, LayerNorm, Model, Projection};
 pub use parallel::{Parallel, Serial};
 pub use probability::{TokenProbability, most_probable, token_probability};
-pub use sampler::{Sampler, SamplerOptions};
+pub use sampler::{Sampler, SamplerOptions, TokenLogit};
 pub use session::{Batch, Logits, Observation, PreparedInput, Progress, Session, SessionOptions};
 pub use ternary::{Rescale, TernaryMatrix};

@@ -65,6 +65,15 @@ impl SamplerOptions {
     }
 }
 
+/// A token with its logit.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct TokenLogit {
+    /// The token.
+    pub token: u32,
+    /// Its logit, as the model gave it.
+    pub logit: f32,
+}
+
 /// Words of the filter of recent tokens.
 const FILTER_WORDS: usize = 64;
 
@@ -106,6 +115,13 @@ struct Candidate {
     token: u32,
     logit: f32,
     weight: f32,
+}
+
+impl Candidate {
+    /// Whether it comes first in the order of logits, from the largest; equals are in the order of the vocabulary.
+    fn is_before(&self, other: &Candidate) -> bool {
+        self.logit > other.logit || (self.logit == other.logit && self.token < other.token)
+    }
 }
 
 impl Sampler {
@@ -155,7 +171,7 @@ impl Sampler {
     /// Chooses a token by its logit in `logits` `[vocab_size]`, given the tokens before it. A NaN counts as the
     /// smallest logit, and an empty slice gives token 0.
     pub fn sample(&mut self, logits: &[f32], history: &[u32]) -> u32 {
-        self.choose(logits, history, |_| true).unwrap_or(0)
+        self.choose(all(logits), history).unwrap_or(0)
     }
 
     /// [`Sampler::sample`] among the tokens that `mask` allows: bit `token % 32` of word `token / 32` is set for those.
@@ -165,18 +181,44 @@ impl Sampler {
     /// None if no token of the vocabulary is allowed; the generator is then as it was.
     pub fn sample_masked(&mut self, logits: &[f32], history: &[u32], mask: &[u32]) -> Option<u32> {
         let allowed = |token: u32| mask.get((token / 32) as usize).is_some_and(|word| word >> (token % 32) & 1 == 1);
-        self.choose(logits, history, allowed)
+        self.choose(all(logits).filter(|l| allowed(l.token)), history)
     }
 
-    /// None if nothing is allowed.
-    fn choose(&mut self, logits: &[f32], history: &[u32], allowed: impl Fn(u32) -> bool + Copy) -> Option<u32> {
+    /// How many logits suffice for the choice after `history` tokens: the largest ones, of equals those of the smaller
+    /// tokens, with a NaN counted as `f32::MIN`. [`Sampler::sample_candidates`] then gives what [`Sampler::sample`]
+    /// gives by all logits. None if all of them matter: at a temperature without top-k and top-p, and with a repetition
+    /// penalty below 1.
+    pub fn candidates(&self, history: usize) -> Option<usize> {
+        let options = &self.options;
+        let keep = match options.top_k {
+            _ if options.temperature == 0.0 => 1,
+            0 if options.top_p >= 1.0 => return None,
+            0 => CANDIDATES,
+            k => k,
+        };
+        if options.repetition_penalty == 1.0 {
+            Some(keep)
+        } else if options.repetition_penalty > 1.0 {
+            // Only logits of recent tokens change, and they go down: of so many, enough stay before all others.
+            Some(keep.saturating_add(options.repetition_window.min(history)))
+        } else {
+            // A logit from anywhere may come up.
+            None
+        }
+    }
+
+    /// Chooses among tokens that were found elsewhere, on a GPU for example: as many as [`Sampler::candidates`] says,
+    /// or more, or all of the vocabulary; in any order, no token twice. The choice is that of [`Sampler::sample`], with
+    /// the same generator behind it; no candidates give token 0.
+    pub fn sample_candidates(&mut self, candidates: &[TokenLogit], history: &[u32]) -> u32 {
+        self.choose(candidates.iter().copied(), history).unwrap_or(0)
+    }
+
+    /// None if there is no token to choose among.
+    fn choose(&mut self, logits: impl Iterator<Item = TokenLogit> + Clone, history: &[u32]) -> Option<u32> {
         let options = self.options;
         let recent = &Recent::new(&history[history.len().saturating_sub(options.repetition_window)..]);
-        let logits = logits
-            .iter()
-            .enumerate()
-            .filter(move |(token, _)| allowed(*token as u32))
-            .map(|(token, logit)| options.penalize(token as u32, *logit, recent));
+        let logits = logits.map(|l| options.penalize(l.token, l.logit, recent));
         if options.temperature == 0.0 {
             return largest(logits).map(|best| best.token);
         }
@@ -206,14 +248,14 @@ impl Sampler {
         let keep = if self.options.top_k == 0 { CANDIDATES } else { self.options.top_k };
         let mut candidates: Vec<Candidate, CANDIDATES> = Vec::new();
         for candidate in logits {
-            // Sorted from the most probable; equals stay in the order of the vocabulary.
-            if candidates.len() >= keep && candidates.last().is_some_and(|last| last.logit >= candidate.logit) {
+            // Sorted, the most probable first.
+            if candidates.len() >= keep && candidates.last().is_some_and(|last| last.is_before(&candidate)) {
                 continue;
             }
             if candidates.len() >= keep {
                 candidates.pop();
             }
-            let place = candidates.partition_point(|c| c.logit >= candidate.logit);
+            let place = candidates.partition_point(|c| c.is_before(&candidate));
             // There is room: the list is shorter than `keep`, and `keep` is at most its capacity.
             let _ = candidates.insert(place, candidate);
         }
@@ -253,13 +295,20 @@ impl Sampler {
     }
 }
 
-/// The candidate with the largest logit; of equals, the first.
+/// Logits `[vocab_size]` with their tokens.
+fn all(logits: &[f32]) -> impl Iterator<Item = TokenLogit> + Clone {
+    logits.iter().enumerate().map(|(token, logit)| TokenLogit { token: token as u32, logit: *logit })
+}
+
+/// The candidate with the largest logit; of equals, that of the smallest token.
 fn largest(logits: impl Iterator<Item = Candidate>) -> Option<Candidate> {
-    logits.reduce(|best, c| if c.logit > best.logit { c } else { best })
+    logits.reduce(|best, c| if c.is_before(&best) { c } else { best })
 }
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
 
     const VOCABULARY: usize = 100;
@@ -327,6 +376,91 @@ mod tests {
             let mut sampler = Sampler::new(options).unwrap();
             assert_eq!(sampler.sample_masked(&logits, &[], &mask), Some(40));
         }
+    }
+
+    /// The largest logits with their tokens, as somebody else finds them.
+    fn largest_of(logits: &[f32], count: usize) -> std::vec::Vec<TokenLogit> {
+        let key = |l: &TokenLogit| if l.logit.is_nan() { f32::MIN } else { l.logit };
+        let mut found: std::vec::Vec<TokenLogit> = all(logits).collect();
+        found.sort_by(|a, b| key(b).partial_cmp(&key(a)).unwrap().then(a.token.cmp(&b.token)));
+        found.truncate(count);
+        found
+    }
+
+    #[test]
+    fn the_largest_logits_suffice_where_the_sampler_says_so() {
+        let mut samplers = samplers().to_vec();
+        for (top_k, top_p, min_p, repetition_penalty, temperature) in [
+            (1, 1.0, 0.0, 1.0, 1.0),
+            (40, 1.0, 0.0, 1.0, 0.8),
+            (5, 0.7, 0.1, 1.0, 1.5),
+            (5, 1.0, 0.0, 30.0, 0.01),
+            (256, 1.0, 0.0, 1.1, 2.0),
+            (0, 0.95, 0.0, 1.2, 3.0),
+            (0, 1.0, 0.0, 2.0, 0.0),
+        ] {
+            for repetition_window in [0, 2, 64] {
+                let options =
+                    SamplerOptions { temperature, top_k, top_p, min_p, repetition_penalty, repetition_window, seed: 9 };
+                samplers.push(Sampler::new(options).unwrap());
+            }
+        }
+        let (mut narrowed, mut without_enough) = (0, 0);
+        for sampler in samplers {
+            let (mut all_seen, mut fewer) = (sampler, sampler);
+            let mut history = std::vec![];
+            for round in 0..300 {
+                // Steps, so that there are ties, and now and then what is no number.
+                let mut logits = logits(round);
+                for (i, logit) in logits.iter_mut().enumerate() {
+                    *logit = match (round as usize * 31 + i) % 97 {
+                        0 => f32::NAN,
+                        1 if round % 7 == 0 => f32::INFINITY,
+                        2 => f32::NEG_INFINITY,
+                        3 => -0.0,
+                        4 => f32::MIN,
+                        _ if round % 3 == 0 => (*logit * 2.0 - 8.0).floor() / 4.0,
+                        _ => *logit - 4.0,
+                    };
+                }
+                let token = all_seen.sample(&logits, &history);
+                let Some(count) = fewer.candidates(history.len()) else { break };
+                let mut found = largest_of(&logits, count);
+                narrowed += usize::from(found.len() < VOCABULARY);
+                if fewer.options.repetition_penalty > 1.0 && fewer.options.temperature == 0.0 {
+                    let one = &found[..1];
+                    without_enough += usize::from(fewer.sample_candidates(one, &history) != token);
+                }
+                // In any order.
+                let middle = found.len() / 3;
+                found.rotate_left(middle);
+                assert_eq!(fewer.sample_candidates(&found, &history), token, "{:?}, round {round}", fewer.options);
+                assert_eq!(fewer, all_seen);
+                history.push(token);
+            }
+        }
+        assert!(narrowed > 1000 && without_enough > 100, "{narrowed}, {without_enough}: this compared nothing");
+    }
+
+    #[test]
+    fn the_number_of_candidates_follows_the_options() {
+        let greedy = SamplerOptions::GREEDY;
+        let warm = SamplerOptions { temperature: 1.0, ..greedy };
+        for (options, history, expected) in [
+            (greedy, 100, Some(1)),
+            (SamplerOptions { top_k: 40, ..greedy }, 100, Some(1)),
+            (SamplerOptions { repetition_penalty: 1.1, ..greedy }, 100, Some(65)),
+            (warm, 0, None),
+            (SamplerOptions { min_p: 0.1, ..warm }, 0, None),
+            (SamplerOptions { top_k: 40, ..warm }, 100, Some(40)),
+            (SamplerOptions { top_p: 0.9, ..warm }, 100, Some(256)),
+            (SamplerOptions { top_k: 40, repetition_penalty: 1.1, ..warm }, 5, Some(45)),
+            (SamplerOptions { top_k: 40, repetition_penalty: 0.9, ..warm }, 0, None),
+        ] {
+            assert_eq!(Sampler::new(options).unwrap().candidates(history), expected, "{options:?}");
+        }
+        let mut sampler = Sampler::new(greedy).unwrap();
+        assert_eq!(sampler.sample_candidates(&[], &[]), 0);
     }
 
     #[test]

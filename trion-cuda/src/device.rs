@@ -115,6 +115,12 @@ impl CudaDevice {
         self.0.multiprocessors
     }
 
+    /// The fastest clock of its multiprocessors, GHz, as the driver names it.
+    pub(crate) fn clock(&self) -> Result<f64> {
+        let attribute = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE;
+        Ok(f64::from(self.0.context.attribute(attribute).doing("asking for the clock")?) / 1e6)
+    }
+
     /// Bytes of its memory: free now, and in all.
     ///
     /// # Errors

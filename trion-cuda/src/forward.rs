@@ -14,10 +14,11 @@ use crate::workspace::Workspace;
 const GEMM_TOKENS: usize = 17;
 /// Rows and tokens of such a tile; as in `kernels/gemm.cu`.
 const GEMM_TILE: usize = 64;
-/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, and the bytes of sums that a group of
-/// warps has there.
+/// Tokens that the kernels for few tokens take together; those of `kernels/tokens.cu`, the units that a group of warps makes
+/// there at least for more tokens, and the bytes of its sums.
 const FEW: usize = 4;
 const TOKENS_AT_ONCE: usize = 8;
+const TOKENS_ROUNDS: usize = 8;
 const UNIT_SUMS: usize = 2 * 16 * TOKENS_AT_ONCE * 4;
 /// Bytes of a row of activations that `prepare` keeps in shared memory, which it has 48 KiB of.
 const SHARED_ROW: usize = 40 << 10;
@@ -29,11 +30,11 @@ const ATTENTION_COLUMNS: usize = 8;
 const ATTENTION_THREADS: usize = 256;
 /// Pieces of 256 columns of a row that `kernels/project.cu` takes, and warps of a block of threads there: of the usual
 /// kernels and of those for wide rows.
-const WIDEST_ROW: usize = 32;
-const PROJECT_WARPS: usize = 20;
+pub(crate) const WIDEST_ROW: usize = 32;
+pub(crate) const PROJECT_WARPS: usize = 20;
 /// Groups of warps there, and pieces of 8 rows that a group makes at least, by measurement.
 const PROJECT_GROUPS: usize = 16;
-const PROJECT_ROUNDS: usize = 3;
+pub(crate) const PROJECT_ROUNDS: usize = 3;
 
 /// What happens to the outputs of a projection; as `SINK_...` in `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +154,8 @@ impl Pass<'_> {
         let linear = |product: &Product| &layer.projections[product.0 as usize];
         let shared = products.windows(2).all(|pair| same_input(linear(&pair[0]), linear(&pair[1])));
         let plain = products.iter().all(|product| linear(product).matrix.is_plain());
-        if shared && plain && self.batch < GEMM_TOKENS {
-            let first = linear(&products[0]);
+        let first = linear(&products[0]);
+        if shared && plain && !self.takes_tiles(&first.matrix, self.batch) {
             let together = Together::new(products.iter().map(|p| (&linear(p).matrix, self.at(p.1), p.2)));
             if self.batch == 1 && first.matrix.cols.is_multiple_of(32) && together.tiles <= WIDEST_ROW {
                 return self.project_token(&together, first, source, norm);
@@ -262,7 +263,9 @@ impl Pass<'_> {
         let by_tensor_cores = if pair { kernels.ternary_tokens_pair } else { kernels.ternary_tokens };
         if let Some(kernel) = by_tensor_cores.filter(|_| tokens > 1 && tiles <= WIDEST_ROW) {
             let (jobs, units) = together.units();
-            let (groups, blocks) = project_shape(units, tiles, multiprocessors, 1);
+            // Many tokens are work enough: then blocks of threads that do more.
+            let rounds = if tokens > TOKENS_AT_ONCE { TOKENS_ROUNDS } else { 1 };
+            let (groups, blocks) = project_shape(units, tiles, multiprocessors, rounds);
             let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
             let grid = [blocks, tokens.div_ceil(TOKENS_AT_ONCE), 1];
             return self.launch(kernel, grid, [32, groups * tiles], groups * UNIT_SUMS, args);
@@ -278,6 +281,12 @@ impl Pass<'_> {
         self.launch(kernel, [tokens.div_ceil(few), pieces, 1], [32, warps], 0, args)
     }
 
+    /// Whether a product is made by tiles of rows and tokens: many tokens, where tensor cores do not take them.
+    fn takes_tiles(&self, matrix: &DeviceMatrix, tokens: usize) -> bool {
+        let by_tensor_cores = self.kernels.ternary_tokens.is_some() && matrix.cols <= WIDEST_ROW * PIECE_COLS;
+        tokens >= GEMM_TOKENS && !by_tensor_cores
+    }
+
     /// The product of a matrix with `tokens` rows of the input that was prepared for it.
     fn multiply(&self, matrix: &DeviceMatrix, out: u64, sink: Sink, tokens: usize) -> Result<()> {
         let (config, kernels) = (self.config(), self.kernels);
@@ -287,7 +296,7 @@ impl Pass<'_> {
         let (weights, rows, pieces) = (matrix.weights, matrix.rows, matrix.rows.div_ceil(PIECE_ROWS));
         let divide = matrix.kind == Kind::Divide;
         let by_tokens = match matrix.kind {
-            Kind::Multiply | Kind::Divide if tokens >= GEMM_TOKENS => {
+            Kind::Multiply | Kind::Divide if self.takes_tiles(matrix, tokens) => {
                 let args = args![
                     weights,
                     out,
@@ -403,12 +412,9 @@ impl Pass<'_> {
             self.at(Piece::Query),
         ];
         let kernel = self.by_cache(kernels.attention_outputs_f32, kernels.attention_outputs_f16);
-        // A block of threads takes several pieces of columns where there are enough blocks, as it makes weights once.
-        let all = config.head_dim.div_ceil(ATTENTION_COLUMNS);
-        let blocks = (2 * self.model().device.multiprocessors()).div_ceil(parts * rows);
-        let each = all.div_ceil(blocks);
+        let (blocks, each) = output_shape(config.head_dim, parts * rows, self.model().device.multiprocessors());
         let sums = 4 * each * ATTENTION_HEADS * ATTENTION_COLUMNS;
-        self.launch(kernel, [parts, all.div_ceil(each), rows], [ATTENTION_THREADS, 1], sums, args)
+        self.launch(kernel, [parts, blocks, rows], [ATTENTION_THREADS, 1], sums, args)
     }
 
     fn rotate(&self, n: usize, layer: &DeviceLayer) -> Result<()> {
@@ -495,10 +501,23 @@ impl Together {
 
 /// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns, of which a
 /// group makes `least_rounds` at least.
-fn project_shape(pieces: usize, tiles: usize, multiprocessors: usize, least_rounds: usize) -> (usize, usize) {
+pub(crate) fn project_shape(
+    pieces: usize,
+    tiles: usize,
+    multiprocessors: usize,
+    least_rounds: usize,
+) -> (usize, usize) {
     let groups = (PROJECT_WARPS / tiles).clamp(1, PROJECT_GROUPS);
     let rounds = pieces.div_ceil(groups * multiprocessors).max(least_rounds);
     (groups, pieces.div_ceil(groups * rounds))
+}
+
+/// Blocks of threads that share the columns of a head's outputs, and pieces of columns of each, where the rest of the grid
+/// has so many: several pieces where there are enough blocks, as each makes all weights.
+pub(crate) fn output_shape(head_dim: usize, parts: usize, multiprocessors: usize) -> (usize, usize) {
+    let all = head_dim.div_ceil(ATTENTION_COLUMNS);
+    let each = all.div_ceil((2 * multiprocessors).div_ceil(parts));
+    (all.div_ceil(each), each)
 }
 
 /// Whether two projections read the same prepared input.

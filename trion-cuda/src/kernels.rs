@@ -75,6 +75,10 @@ macro_rules! kernels {
         }
 
         impl Kernels {
+            /// The names of all, and of those that only newer cards have.
+            pub(crate) const NAMES: &[&str] = &[$($(stringify!($kernel),)*)*];
+            pub(crate) const NEW_NAMES: &[&str] = &[$(stringify!($new),)*];
+
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
             pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
                 let mut modules = Vec::new();
@@ -112,6 +116,7 @@ kernels! {
     "sm_61/attention_prompt.ptx": attention_prompt_f32 attention_prompt_f16;
     "sm_61/attention_token.ptx" and "sm_90/attention_token.ptx": attention_scores_f32 attention_scores_f16
         attention_outputs_f32 attention_outputs_f16;
+    "sm_61/ceilings.ptx" and "sm_90/ceilings.ptx": touch chase add_in_turn dot_products;
     "sm_61/embed.ptx" and "sm_90/embed.ptx": begin embed;
     "sm_61/float_matrix.ptx" and "sm_90/float_matrix.ptx": float_product_f32 float_product_f32_4 float_product_f32_8
         float_product_f16 float_product_f16_4 float_product_f16_8 float_product_bf16 float_product_bf16_4
@@ -123,6 +128,7 @@ kernels! {
     "sm_61/rotate.ptx": rotate_f32 rotate_f16;
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
+    "sm_61/top_k.ptx" and "sm_90/top_k.ptx": top_k_logits top_k_candidates;
     only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 

@@ -19,6 +19,7 @@
 //! [`CudaDevice::open`] says so. The kernels are PTX for compute capability 6.1, which every newer card takes too; they follow
 //! `docs/numerics.md`, and a saved state moves between CPU and GPU.
 
+pub mod check;
 mod device;
 mod error;
 mod forward;
@@ -28,9 +29,11 @@ pub mod measure;
 mod memory;
 mod model;
 mod plan;
+pub mod roofline;
 mod session;
 mod state;
 mod together;
+mod top_k;
 mod workspace;
 
 pub use device::CudaDevice;

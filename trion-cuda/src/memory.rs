@@ -6,6 +6,7 @@ use trion_core::{Config, Logits, SessionOptions};
 use crate::kernels::Slot;
 use crate::layout::aligned;
 use crate::plan::quantized_stride;
+use crate::top_k;
 
 /// Blocks of threads of the prompt's attention for each multiprocessor: what fits there at once.
 const PROMPT_BLOCKS: usize = 4;
@@ -34,7 +35,7 @@ pub(crate) struct Sizes {
     pub(crate) spans: usize,
 }
 
-const PIECES: usize = 16;
+const PIECES: usize = 17;
 
 /// The pieces, in order; the index into [`Sizes`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub(crate) enum Piece {
     Logits,
     /// The best token of each of [`ARGMAX_BLOCKS`] `[sessions, ARGMAX_BLOCKS]`.
     Best,
+    /// The largest logits, on their way to being found.
+    TopK,
     /// Keys and values `[layers, heads, 2, context, head_dim]`, as the core's.
     Cache,
 }
@@ -94,6 +97,7 @@ impl Sizes {
             (Piece::Tokens, floats(&[context])),
             (Piece::Rotation, floats(&[context, config.head_dim])),
             (Piece::Scores, scores),
+            (Piece::TopK, top_k::scratch_bytes(config.vocab_size)),
             (Piece::Cache, cache.saturating_mul(options.cache.bytes())),
         ] {
             sizes.pieces[piece as usize] = bytes;

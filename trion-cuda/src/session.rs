@@ -23,6 +23,8 @@ pub struct CudaSession {
     pub(crate) logits: Vec<f32>,
     /// Rows of logits that are there; 0 while there are none.
     pub(crate) logits_rows: usize,
+    /// Whether they are in `logits`; if not, the device alone has them.
+    pub(crate) logits_read: bool,
     /// Whether the device holds the logits of the last position too, in its first row.
     pub(crate) logits_on_device: bool,
     pub(crate) spent: usize,
@@ -52,6 +54,7 @@ impl CudaSession {
             done: 0,
             logits: Vec::new(),
             logits_rows: 0,
+            logits_read: false,
             logits_on_device: false,
             spent: 0,
         };
@@ -134,6 +137,19 @@ impl CudaSession {
     /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails:
     /// the batch can be begun again then, if the GPU can be used at all.
     pub fn advance(&mut self, budget: usize) -> Result<Progress> {
+        let progress = self.compute(budget)?;
+        if progress == Progress::Ready {
+            self.read_logits()?;
+        }
+        Ok(progress)
+    }
+
+    /// [`CudaSession::advance`], but logits that are ready stay on the device, where they are not waited for.
+    /// [`CudaSession::top_k`] finds the largest of them; [`CudaSession::read_logits`] copies them all.
+    ///
+    /// # Errors
+    /// As [`CudaSession::advance`].
+    pub fn compute(&mut self, budget: usize) -> Result<Progress> {
         self.spent = 0;
         if self.logits_rows > 0 && self.done == self.tokens.len() {
             return Ok(Progress::Ready);
@@ -165,7 +181,7 @@ impl CudaSession {
             let cost = self.work.model.row_blocks_per_token(self.done);
             self.spent = self.spent.saturating_add(cost.saturating_mul(batch));
             if self.done == self.tokens.len() {
-                self.read_logits(rows)?;
+                self.computed_logits(rows);
             }
         }
         Ok(Progress::Ready)
@@ -201,11 +217,7 @@ impl CudaSession {
             return Err(CoreError::ContextOverflow { found, limit: self.options.context }.into());
         }
         if count > 0 {
-            let vocab_size = self.work.model.config().vocab_size;
-            if !self.logits_on_device {
-                let last = self.logits[(self.logits_rows - 1) * vocab_size..self.logits_rows * vocab_size].to_vec();
-                self.work.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
-            }
+            self.put_last_logits()?;
             // The kernel that chooses a token goes on to the next position.
             self.begin(first - 1)?;
             self.logits_rows = 0;
@@ -216,16 +228,18 @@ impl CudaSession {
             self.work.read(Piece::Tokens, 4 * first, bytemuck::cast_slice_mut(&mut chosen))?;
             self.tokens.extend_from_slice(&chosen);
             self.done = found;
-            self.read_logits(1)?;
+            self.computed_logits(1);
+            self.read_logits()?;
         }
         Ok(&self.tokens[first..])
     }
 
     /// The logits `[rows, vocab_size]`, once they are ready and until [`CudaSession::advance`] begins new ones: one row
-    /// for the last token computed, or with [`Logits::All`] one for each token computed since the logits before.
+    /// for the last token computed, or with [`Logits::All`] one for each token computed since the logits before. None
+    /// while [`CudaSession::compute`] has left them on the device.
     pub fn logits(&self) -> Option<&[f32]> {
         let rows = self.logits_rows;
-        (rows > 0).then(|| &self.logits[..rows * self.work.model.config().vocab_size])
+        (rows > 0 && self.logits_read).then(|| &self.logits[..rows * self.work.model.config().vocab_size])
     }
 
     /// Forgets all tokens from position `len` on. Push at least one before the next [`CudaSession::advance`], unless
@@ -255,15 +269,44 @@ impl CudaSession {
         Step { cache: self.options.cache, sessions: 1, chooses }
     }
 
-    fn read_logits(&mut self, rows: usize) -> Result<()> {
-        let count = rows * self.work.model.config().vocab_size;
-        let mut logits = std::mem::take(&mut self.logits);
-        logits.resize(logits.len().max(count), 0.0);
-        let outcome = self.work.read(Piece::Logits, 0, bytemuck::cast_slice_mut(&mut logits[..count]));
-        self.logits = logits;
-        outcome?;
+    /// Notes that the device has computed logits.
+    fn computed_logits(&mut self, rows: usize) {
         self.logits_rows = rows;
+        self.logits_read = false;
         self.logits_on_device = rows == 1;
+    }
+
+    /// Whether logits are ready, here or on the device alone.
+    pub const fn has_logits(&self) -> bool {
+        self.logits_rows > 0
+    }
+
+    /// Copies the logits that [`CudaSession::compute`] left on the device, if any, for [`CudaSession::logits`].
+    ///
+    /// # Errors
+    /// [`Error::Driver`]; the logits are still on the device then.
+    pub fn read_logits(&mut self) -> Result<()> {
+        if self.logits_rows > 0 && !self.logits_read {
+            let count = self.logits_rows * self.work.model.config().vocab_size;
+            let mut logits = std::mem::take(&mut self.logits);
+            logits.resize(logits.len().max(count), 0.0);
+            let outcome = self.work.read(Piece::Logits, 0, bytemuck::cast_slice_mut(&mut logits[..count]));
+            self.logits = logits;
+            outcome?;
+            self.logits_read = true;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that the logits of the last position, which must be there, are in the device's first row.
+    pub(crate) fn put_last_logits(&mut self) -> Result<()> {
+        if !self.logits_on_device {
+            self.read_logits()?;
+            let vocab_size = self.work.model.config().vocab_size;
+            let last = self.logits[(self.logits_rows - 1) * vocab_size..self.logits_rows * vocab_size].to_vec();
+            self.work.write(Piece::Logits, 0, bytemuck::cast_slice(&last))?;
+            self.logits_on_device = true;
+        }
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Copies of a session: on the GPU, and to bytes and back. The bytes are those of trion-core's sessions.
 
+use std::borrow::Cow;
+
 use trion_core::{Error as CoreError, Logits, StateError};
 
 use crate::error::{Doing, Result};
@@ -62,8 +64,9 @@ impl CudaSession {
         }
         // Before the other goes on.
         self.work.synchronize()?;
+        let logits = other.all_logits()?.into_owned();
         self.tokens.clone_from(&other.tokens);
-        self.adopt(other.done, other.logits_rows, other.logits().unwrap_or(&[]).to_vec());
+        self.adopt(other.done, other.logits_rows, logits);
         Ok(())
     }
 
@@ -76,6 +79,7 @@ impl CudaSession {
         };
         if fits {
             self.logits = logits;
+            self.logits_read = true;
             (self.done, self.logits_rows) = (done, rows);
         } else {
             // The logits cannot be kept: where they are wanted next, let the last token be computed once more.
@@ -86,7 +90,17 @@ impl CudaSession {
     /// Bytes that [`CudaSession::save`] writes now.
     pub fn saved_bytes(&self) -> usize {
         let (planes, _, used) = self.planes();
-        HEADER + 4 * self.tokens.len() + planes * used + 4 * self.logits().map_or(0, <[f32]>::len)
+        HEADER + 4 * self.tokens.len() + planes * used + 4 * self.logits_rows * self.work.model.config().vocab_size
+    }
+
+    /// The logits, also where the device alone has them.
+    fn all_logits(&self) -> Result<Cow<'_, [f32]>> {
+        if let Some(logits) = self.logits() {
+            return Ok(Cow::Borrowed(logits));
+        }
+        let mut logits = vec![0.0; self.logits_rows * self.work.model.config().vocab_size];
+        self.work.read(Piece::Logits, 0, bytemuck::cast_slice_mut(&mut logits))?;
+        Ok(Cow::Owned(logits))
     }
 
     /// Writes the state, for [`CudaSession::load`] or a session on the CPU, and gives the number of bytes.
@@ -116,7 +130,7 @@ impl CudaSession {
         for plane in 0..planes {
             self.work.read(Piece::Cache, plane * stride, next(used))?;
         }
-        for logit in self.logits().unwrap_or(&[]) {
+        for logit in self.all_logits()?.iter() {
             next(4).copy_from_slice(&logit.to_le_bytes());
         }
         Ok(expected)

@@ -71,6 +71,8 @@ impl CudaBatch {
             if session.pending() > 0 {
                 session.logits_rows = 0;
                 session.logits_on_device = false;
+            } else {
+                session.read_logits()?;
             }
         }
         let mut left = budget;
@@ -137,7 +139,8 @@ impl CudaBatch {
             return Ok(());
         }
         let vocab_size = self.work.model.config().vocab_size;
-        for (row, session) in sessions.iter().enumerate() {
+        for (row, session) in sessions.iter_mut().enumerate() {
+            session.read_logits()?;
             let logits = session.logits().unwrap_or(&[]);
             let last = &logits[logits.len() - vocab_size..];
             self.work.write(Piece::Logits, 4 * row * vocab_size, bytemuck::cast_slice(last))?;
@@ -194,6 +197,7 @@ impl CudaBatch {
             self.work.read(Piece::Logits, 4 * row * vocab_size, logits)?;
             session.done += count;
             session.logits_rows = 1;
+            session.logits_read = true;
         }
         Ok(())
     }

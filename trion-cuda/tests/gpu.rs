@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use trion_core::{Activation, CacheType, Config, SessionOptions};
-use trion_cuda::{CudaDevice, Error, MemoryPlan};
+use trion_cuda::{CudaDevice, Error, MemoryPlan, check};
 use trion_engine::{FloatFormat, random_model};
 
 /// The models that are in the repository.
@@ -27,6 +27,23 @@ fn the_gpu_gives_the_bits_of_the_cpu() {
     let program = test.ancestors().nth(2).unwrap().join("examples/trion-gpu-test");
     let status = Command::new(program).args(models()).status().unwrap();
     assert!(status.success());
+}
+
+#[test]
+fn every_kernel_gives_the_bits_of_the_contract() {
+    for open in [CudaDevice::open, CudaDevice::open_compatible] {
+        let device = match open(0) {
+            Ok(device) => device,
+            Err(e) => {
+                println!("skipped: {e}");
+                return;
+            }
+        };
+        let checks = check::kernels(&device).unwrap();
+        let wrong: Vec<_> = checks.iter().filter(|check| check.failed > 0).collect();
+        assert!(wrong.is_empty(), "{:?}: {wrong:#?}", device.kernel_set());
+        assert!(checks.iter().all(|check| check.cases > 0));
+    }
 }
 
 #[test]

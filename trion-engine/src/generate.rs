@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use trion_core::{CacheType, Kernel, Parallel, Sampler, SamplerOptions, SessionOptions};
+use trion_core::{CacheType, Kernel, Parallel, Progress, Sampler, SamplerOptions, SessionOptions};
 
 use crate::constraint::{Constraint, ConstraintState, Mask};
 use crate::error::Result;
@@ -160,7 +160,7 @@ pub fn continue_session(
 
     let start = Instant::now();
     while generated.tokens.len() < options.max_tokens {
-        let token = match choice.next(session) {
+        let token = match choice.next(session)? {
             Ok(token) => token,
             Err(stop) => {
                 generated.stop = stop;
@@ -191,9 +191,11 @@ pub fn continue_session(
             break;
         }
         if generated.tokens.len() < options.max_tokens {
-            session.evaluate(&[token], parallel)?;
+            session.push(&[token])?;
+            while session.compute(usize::MAX, parallel)? == Progress::More {}
         }
     }
+    session.read_logits()?;
     if matches!(generated.stop, StopReason::MaxTokens | StopReason::Context) && choice.is_complete() {
         generated.stop = StopReason::Constraint;
     }
@@ -226,16 +228,19 @@ impl Choice {
     }
 
     /// The next token, or why there is none.
-    fn next(&mut self, session: &Session) -> std::result::Result<u32, StopReason> {
-        let (logits, history) = (session.logits().unwrap_or(&[]), session.tokens());
-        if let Some(state) = &mut self.state {
-            return match state.mask() {
-                Mask::Allowed(mask) => self.sampler.sample_masked(logits, history, mask).ok_or(StopReason::DeadEnd),
-                Mask::Complete => Err(StopReason::Constraint),
-                Mask::DeadEnd(_) => Err(StopReason::DeadEnd),
-            };
-        }
-        Ok(self.sampler.sample(logits, history))
+    ///
+    /// # Errors
+    /// If a GPU fails.
+    fn next(&mut self, session: &mut Session) -> Result<std::result::Result<u32, StopReason>> {
+        let Some(state) = &mut self.state else { return session.sample(&mut self.sampler).map(Ok) };
+        // The mask comes before the largest logits are looked for, so that all are wanted.
+        session.read_logits()?;
+        let (logits, history) = (session.last_logits(), session.tokens());
+        Ok(match state.mask() {
+            Mask::Allowed(mask) => self.sampler.sample_masked(logits, history, mask).ok_or(StopReason::DeadEnd),
+            Mask::Complete => Err(StopReason::Constraint),
+            Mask::DeadEnd(_) => Err(StopReason::DeadEnd),
+        })
     }
 
     /// Goes on by the token that was found. False if that cannot be followed, which is the case at a bound of the

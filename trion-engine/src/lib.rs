@@ -60,7 +60,7 @@ pub use random::random_model;
 pub use session::Session;
 pub use trion_core::{
     Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Parallel, PreparedInput, Progress, Sampler,
-    SamplerOptions, Serial, SessionOptions,
+    SamplerOptions, Serial, SessionOptions, TokenLogit,
 };
 #[cfg(feature = "cuda")]
-pub use trion_cuda::{Error as CudaError, MemoryPlan};
+pub use trion_cuda::{Error as CudaError, MemoryPlan, roofline};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
-use trion_core::{Kernel, Observation, Parallel, Progress, Session as CoreSession, SessionOptions};
+use trion_core::{Kernel, Observation, Parallel, Progress, Sampler, Session as CoreSession, SessionOptions};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
@@ -189,6 +189,19 @@ impl Session {
     /// # Errors
     /// [`Error::Core`] if no token was pushed, [`Error::Cuda`] if the GPU fails.
     pub fn advance(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress> {
+        let progress = self.compute(budget, parallel)?;
+        if progress == Progress::Ready {
+            self.read_logits()?;
+        }
+        Ok(progress)
+    }
+
+    /// [`Session::advance`], but a GPU keeps the logits to itself: [`Session::logits`] has none until
+    /// [`Session::read_logits`] or [`Session::advance`] copies them. [`Session::sample`] does without, where it can.
+    ///
+    /// # Errors
+    /// As [`Session::advance`].
+    pub fn compute(&mut self, budget: usize, parallel: &dyn Parallel) -> Result<Progress> {
         match &mut self.place {
             Place::Cpu { cell, .. } => Ok(cell.with_dependent_mut(|_, core| core.advance(budget, parallel))?),
             #[cfg(feature = "cuda")]
@@ -197,7 +210,7 @@ impl Session {
                 *spent = 0;
                 // Each batch is waited for, so that a prompt can be cancelled between two.
                 while !parallel.cancelled() {
-                    let progress = session.advance(budget.min(1))?;
+                    let progress = session.compute(budget.min(1))?;
                     *spent = spent.saturating_add(session.spent());
                     if progress == Progress::Ready || *spent >= budget {
                         return Ok(progress);
@@ -258,6 +271,44 @@ impl Session {
     /// See [`CoreSession::logits`].
     pub fn logits(&self) -> Option<&[f32]> {
         either!(self, session => session.logits())
+    }
+
+    /// Copies the logits that [`Session::compute`] left on a GPU, if any, for [`Session::logits`].
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU fails.
+    pub fn read_logits(&mut self) -> Result<()> {
+        match &mut self.place {
+            Place::Cpu { .. } => Ok(()),
+            #[cfg(feature = "cuda")]
+            Place::Cuda(on_gpu) => Ok(on_gpu.session.read_logits()?),
+        }
+    }
+
+    /// The token that [`Sampler::sample`] chooses by the logits of the last token computed and the tokens of the
+    /// session; 0 if no logits are ready. A GPU gives the largest logits alone where [`Sampler::candidates`] says that
+    /// they suffice; the choice is the same.
+    ///
+    /// # Errors
+    /// [`Error::Cuda`] if the GPU fails.
+    pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32> {
+        #[cfg(feature = "cuda")]
+        if let Place::Cuda(on_gpu) = &mut self.place {
+            let session = &mut on_gpu.session;
+            let most = trion_cuda::CudaSession::MOST_CANDIDATES;
+            let enough = sampler.candidates(session.tokens().len()).filter(|count| *count <= most);
+            if let Some(count) = enough.filter(|_| session.has_logits()) {
+                return Ok(sampler.sample_candidates(&session.top_k(count)?, session.tokens()));
+            }
+        }
+        self.read_logits()?;
+        Ok(sampler.sample(self.last_logits(), self.tokens()))
+    }
+
+    /// The logits of the last token computed; none while they are not here.
+    pub(crate) fn last_logits(&self) -> &[f32] {
+        let logits = self.logits().unwrap_or(&[]);
+        &logits[logits.len().saturating_sub(self.model().config().vocab_size)..]
     }
 
     /// See [`CoreSession::rewind`].
@@ -406,6 +457,25 @@ mod tests {
             session(3, 1).fork_from(&from),
             Err(Error::Core(trion_core::Error::ContextOverflow { found: 4, limit: 3 }))
         ));
+    }
+
+    #[test]
+    fn a_token_is_chosen_by_the_last_row_of_logits() {
+        let options = trion_core::SamplerOptions { temperature: 1.0, top_k: 5, ..trion_core::SamplerOptions::GREEDY };
+        for logits in [trion_core::Logits::Last, trion_core::Logits::All] {
+            let options_all = SessionOptions { logits, max_batch: 4, ..SessionOptions::new(8) };
+            let mut session = Session::new(&model(), options_all).expect("a session");
+            let mut sampler = Sampler::new(options).expect("options");
+            let mut expected = sampler;
+            assert_eq!(session.sample(&mut sampler).expect("a token"), 0);
+            session.push(&[1, 7, 3]).expect("room");
+            assert_eq!(session.compute(usize::MAX, &Serial).expect("tokens"), Progress::Ready);
+            session.read_logits().expect("logits");
+            let all = session.logits().expect("logits");
+            let token = expected.sample(&all[all.len() - 50..], &[1, 7, 3]);
+            assert_eq!(session.sample(&mut sampler).expect("a token"), token);
+            assert_eq!(sampler, expected);
+        }
     }
 
     #[test]

@@ -67,7 +67,10 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
     files.retain(|path| path.extension().is_some_and(|extension| extension == "cu"));
     files.sort();
     let mut stale = Vec::new();
-    println!("{:6} {:24}  {:>9}  {:>8}  {:>7}  {:>7}", "for", "kernel", "registers", "shared B", "stack B", "spill B");
+    println!(
+        "{:6} {:24}  {:>9}  {:>8}  {:>7}  {:>7}  {:>7}  {:>10}",
+        "for", "kernel", "registers", "shared B", "stack B", "spill B", "threads", "blocks fit"
+    );
     for set in SETS {
         let ptx = root().join("trion-cuda/ptx").join(set.name);
         let fresh = target().join("kernels").join(set.name);
@@ -97,8 +100,16 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
             let assemble = [machine.as_str(), "--verbose", "--output-file"];
             let log = said(Command::new(&assembler).args(assemble).arg(machine_code).arg(&made))?;
             for kernel in resources(&log) {
+                let threads = most_threads(&text, &kernel.name);
                 let Resources { name, registers, shared, stack, spilled } = kernel;
-                println!("{:6} {name:24}  {registers:>9}  {shared:>8}  {stack:>7}  {spilled:>7}", set.name);
+                let fit =
+                    if set.machine == SETS[0].machine { threads.map(|t| fitting(registers, shared, t)) } else { None };
+                let fit = fit.map_or(String::new(), |(blocks, part)| format!("{blocks} = {part:.0} %"));
+                let threads = threads.map_or(String::new(), |threads| threads.to_string());
+                println!(
+                    "{:6} {name:24}  {registers:>9}  {shared:>8}  {stack:>7}  {spilled:>7}  {threads:>7}  {fit:>10}",
+                    set.name
+                );
                 // Newer cards have more of everything.
                 if spilled > 0 && set.machine == SETS[0].machine {
                     return Err(format!("{name} spills {spilled} bytes of registers on {}", set.name));
@@ -163,6 +174,26 @@ fn with_version(ptx: &str, stated: &str) -> Result<String, String> {
     Ok(lines.flat_map(|line| [line, "\n"]).collect())
 }
 
+/// Threads of a block at most, where a kernel says so: `.maxntid` behind its `.entry`.
+fn most_threads(ptx: &str, kernel: &str) -> Option<u32> {
+    let (_, entry) = ptx.split_once(&format!(".entry {kernel}("))?;
+    let (head, _) = entry.split_once('{')?;
+    head.split_once(".maxntid ")?.1.split(',').next()?.trim().parse().ok()
+}
+
+/// How many blocks of threads of a kernel a multiprocessor of compute capability 6.1 runs at once, and what part of its
+/// 64 warps that is, in per cent. Dynamic shared memory is not counted.
+///
+/// The rules are those of NVIDIA's `cuda_occupancy.h`: 32 blocks and 96 KiB of shared memory in pieces of 256 bytes;
+/// four quarters with 16,384 registers each, which a warp takes in pieces of 256.
+fn fitting(registers: u32, shared: u32, threads: u32) -> (u32, f64) {
+    let warps = threads.div_ceil(32);
+    let by_registers = 16_384 / (registers * 32).next_multiple_of(256).max(256) * 4 / warps;
+    let by_shared = (96 << 10) / shared.next_multiple_of(256).max(256);
+    let blocks = (64 / warps).min(32).min(by_registers).min(by_shared);
+    (blocks, f64::from(blocks * warps) / 0.64)
+}
+
 /// What a kernel takes.
 struct Resources {
     name: String,
@@ -195,4 +226,25 @@ fn resources(log: &str) -> Vec<Resources> {
         }
     }
     kernels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fitting, most_threads};
+
+    #[test]
+    fn blocks_fit_as_nvidia_says() {
+        // What `cudaOccMaxActiveBlocksPerMultiprocessor` of cuda_occupancy.h gives for 6.1.
+        let cases = [(17, 0, 160, 12), (48, 2000, 96, 13), (35, 18_000, 128, 5), (35, 0, 1024, 1), (48, 0, 512, 2)];
+        for (registers, shared, threads, blocks) in cases {
+            assert_eq!(fitting(registers, shared, threads).0, blocks, "{registers} {shared} {threads}");
+        }
+        assert_eq!(fitting(32, 0, 256), (8, 100.0));
+    }
+
+    #[test]
+    fn threads_are_those_of_the_kernel() {
+        let ptx = ".entry a(\n)\n{\n}\n.entry b(\n)\n.maxntid 640, 1, 1\n{\n}";
+        assert_eq!([most_threads(ptx, "a"), most_threads(ptx, "b"), most_threads(ptx, "c")], [None, Some(640), None]);
+    }
 }
