@@ -366,3 +366,33 @@ fn what_cannot_advance_together_is_refused_and_unchanged() {
     }
     assert_eq!(batch([&mut *last]).advance(usize::MAX, &Serial).unwrap(), Progress::Ready);
 }
+
+#[test]
+fn pending_tokens_are_those_that_are_left() {
+    let model = model("batch-pending", "bitnet_offline");
+    let mut sessions = [role(3, 20, 8), role(7, 1, 4)].map(|role| role.session(&model, Kernel::detect()));
+    assert!(Batch::new().is_empty());
+    let mut seen = vec![sessions.each_ref().map(Session::pending)];
+    loop {
+        let together = batch(&mut sessions);
+        assert!(!together.is_empty());
+        let progress = together.advance(1, &Serial).unwrap();
+        let left = sessions.each_ref().map(Session::pending);
+        for (session, pending) in sessions.iter().zip(left) {
+            assert_eq!(session.logits().is_some(), pending == 0);
+        }
+        if seen.last() != Some(&left) {
+            seen.push(left);
+        }
+        if progress == Progress::Ready {
+            break;
+        }
+    }
+    // Batches of eight; the single token goes through the head too, behind the first.
+    assert_eq!(seen, [[20, 1], [12, 1], [12, 0], [4, 0], [0, 0]]);
+    sessions[0].rewind(10).unwrap();
+    sessions[0].push(&[1, 2]).unwrap();
+    assert_eq!(sessions[0].pending(), 2);
+    sessions[0].rewind(11).unwrap();
+    assert_eq!(sessions[0].pending(), 1);
+}
