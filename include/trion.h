@@ -894,7 +894,10 @@ trion_status trion_session_load(trion_session *session, const void *data, size_t
  * variables of its own (CUDA_VISIBLE_DEVICES), and the first time on a machine it compiles for about a second.
  */
 
-/** Bytes of a GPU's memory. The driver takes some hundred MB besides. */
+/**
+ * Bytes of a GPU's memory. The driver takes some hundred MB besides, and sessions that advance together take about as
+ * much `scratch` as one whose `max_batch` is their number.
+ */
 typedef struct trion_gpu_memory {
     /** The blocks' matrices and all norms, once for a model. */
     size_t weights;

@@ -429,7 +429,7 @@ static void threads(const pair *pair) {
     }
 }
 
-/* Sessions together: on one device only, more and longer ones than before, cancelled, and by several threads at once. */
+/* Sessions together: on one device only, cancelled, longer ones than before, and by several threads at once. */
 typedef struct crowd {
     const trion_model *model;
     size_t vocab_size, context;

@@ -46,8 +46,8 @@ impl CudaBatch {
 
     /// Computes tokens that were pushed, of all sessions, until `budget` row-blocks are spent; the last step may go
     /// beyond. Sessions that have more than one token to compute go ahead alone, in whole batches of their `max_batch`;
-    /// then each gives one token, all together. A session without tokens to compute takes no part. `usize::MAX` computes
-    /// all, 0 nothing. [`CudaSession::spent`] of each session is its share.
+    /// then each gives one token, all together. A session without tokens to compute takes no part. `usize::MAX`
+    /// computes all, 0 nothing. [`CudaSession::spent`] of each session is its share.
     ///
     /// [`Progress::Ready`] says that no session has tokens left to compute; [`CudaSession::logits`] tells of each. Of
     /// `parallel` only [`Parallel::cancelled`] is asked, before each step: the call returns [`Progress::More`] then.
