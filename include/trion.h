@@ -895,8 +895,8 @@ trion_status trion_session_load(trion_session *session, const void *data, size_t
  */
 
 /**
- * Bytes of a GPU's memory. The driver takes some hundred MB besides, and sessions that advance together take about as
- * much `scratch` as one whose `max_batch` is their number.
+ * Bytes of a GPU's memory. The driver takes some hundred MB besides, and sessions that advance together about as much
+ * more as their `scratch` with a `max_batch` of 1, for the next power of two of them.
  */
 typedef struct trion_gpu_memory {
     /** The blocks' matrices and all norms, once for a model. */

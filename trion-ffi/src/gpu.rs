@@ -26,8 +26,8 @@ use crate::model::{Loaded, trion_model};
 use crate::session::{Plan, trion_session_options};
 use crate::status::{Failure, trion_error, trion_status};
 
-/// Bytes of a GPU's memory. The driver takes some hundred MB besides, and sessions that advance together take about as
-/// much `scratch` as one whose `max_batch` is their number.
+/// Bytes of a GPU's memory. The driver takes some hundred MB besides, and sessions that advance together about as much
+/// more as their `scratch` with a `max_batch` of 1, for the next power of two of them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct trion_gpu_memory {
