@@ -7,6 +7,8 @@ use std::sync::Arc;
 use cudarc::driver::result::{launch_kernel, module};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
+use miniz_oxide::inflate::decompress_to_vec_zlib;
+
 use crate::error::{Doing, Result};
 
 /// Which PTX is loaded.
@@ -33,9 +35,9 @@ struct Module {
 }
 
 impl Module {
-    fn load(context: &Arc<CudaContext>, ptx: &str) -> Result<Self> {
+    fn load(context: &Arc<CudaContext>, compressed: &[u8]) -> Result<Self> {
         context.bind_to_thread().doing("choosing a GPU")?;
-        let image = CString::new(ptx).unwrap_or_default();
+        let image = CString::new(expand(compressed)).unwrap_or_default();
         // SAFETY: the driver reads PTX that ends with a zero, which lives as long as the call.
         #[expect(unsafe_code, reason = "the driver reads what a pointer says")]
         let handle = unsafe { module::load_data(image.as_ptr().cast()) }.doing("loading kernels")?;
@@ -62,6 +64,18 @@ impl Drop for Module {
     }
 }
 
+/// The PTX that `build.rs` compressed.
+fn expand(compressed: &[u8]) -> Vec<u8> {
+    decompress_to_vec_zlib(compressed).unwrap_or_default()
+}
+
+/// A file of PTX, compressed.
+macro_rules! ptx {
+    ($file:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/", $file))
+    };
+}
+
 macro_rules! kernels {
     ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)* only $only:literal: $($new:ident)*;) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
@@ -84,7 +98,7 @@ macro_rules! kernels {
                 let mut modules = Vec::new();
                 let ($($($kernel,)*)*);
                 $({
-                    let ptx = [include_str!(concat!("../ptx/", $file)) $(, include_str!(concat!("../ptx/", $newer)))?];
+                    let ptx: &[&[u8]] = &[ptx!($file) $(, ptx!($newer))?];
                     let waits = set == KernelSet::Sm90 && ptx.len() > 1;
                     let module = Module::load(context, ptx[usize::from(waits)])?;
                     $($kernel = module.kernel(stringify!($kernel), waits)?;)*
@@ -92,7 +106,7 @@ macro_rules! kernels {
                 })*
                 $(let mut $new = None;)*
                 if set == KernelSet::Sm90 {
-                    let module = Module::load(context, include_str!(concat!("../ptx/", $only)))?;
+                    let module = Module::load(context, ptx!($only))?;
                     $($new = Some(module.kernel(stringify!($new), true)?);)*
                     modules.push(module);
                 }
@@ -291,4 +305,21 @@ pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: Kernel, shape: Shape, arg
         }
     };
     launched.doing("launching a kernel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ptx_comes_back_as_it_was() {
+        for (compressed, text) in [
+            (&ptx!("sm_61/project.ptx")[..], include_str!("../ptx/sm_61/project.ptx")),
+            (ptx!("sm_90/project.ptx"), include_str!("../ptx/sm_90/project.ptx")),
+            (ptx!("sm_90/tokens.ptx"), include_str!("../ptx/sm_90/tokens.ptx")),
+        ] {
+            assert!(expand(compressed) == text.as_bytes());
+            assert!(compressed.len() < text.len() / 3, "{} bytes of {}", compressed.len(), text.len());
+        }
+    }
 }
