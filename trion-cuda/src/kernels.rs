@@ -289,17 +289,18 @@ pub(crate) fn launch(stream: &Arc<CudaStream>, kernel: Kernel, shape: Shape, arg
             attrs: &raw mut attribute,
             numAttrs: 1,
         };
-        // SAFETY: the arguments are those of the kernel in number and type (each call site lists them in its order, and
-        // a test launches every kernel), and addresses are pieces of memory as said above. The driver copies the
-        // configuration and the attribute, which live until it returns.
+        // The arguments are those of the kernel in number and type: each call site lists them in its order, and a test
+        // launches every kernel. Addresses are pieces of memory as said above.
         #[expect(unsafe_code, reason = "a launch cannot be checked")]
+        // SAFETY: arguments as above; the driver has this function, or no kernel would wait by itself, and copies the
+        // configuration and the attribute, which live until it returns.
         unsafe {
             sys::cuLaunchKernelEx(&raw const config, kernel.function, pointers.as_mut_ptr(), ptr::null_mut()).result()
         }
     } else {
         let (grid, block) = ((x, y, z), (block_x, block_y, 1));
-        // SAFETY: as above.
         #[expect(unsafe_code, reason = "a launch cannot be checked")]
+        // SAFETY: as many arguments of such types as the kernel has, each of which lives in `args` until this returns.
         unsafe {
             launch_kernel(kernel.function, grid, block, shared, stream.cu_stream(), &mut pointers)
         }
