@@ -10,7 +10,7 @@ use std::time::Instant;
 use clap::{Args, ValueEnum, value_parser};
 use serde_json::json;
 use trion_engine::{
-    Activation, Batch, Config, Device, FloatFormat, Model, Parallel, Session, SessionOptions, random_model,
+    Activation, Batch, Config, Device, FloatFormat, Model, Parallel, SHAPE_2B4T, Session, SessionOptions, random_model,
 };
 
 use crate::common::{ComputeArguments, Failure, Outcome, matrix_bytes, open, print_line};
@@ -90,23 +90,8 @@ enum Shape {
 
 impl Shape {
     fn config(self) -> Config {
-        let base = Config {
-            vocab_size: 128_256,
-            hidden_size: 2560,
-            intermediate_size: 6912,
-            num_hidden_layers: 30,
-            num_attention_heads: 20,
-            num_key_value_heads: 5,
-            head_dim: 128,
-            max_position_embeddings: 4096,
-            rms_norm_eps: 1e-5,
-            projection_norm_eps: 1e-6,
-            rope_theta: 500_000.0,
-            hidden_act: Activation::Relu2,
-            activation_group: 0,
-        };
         match self {
-            Shape::Bitnet2B4T => base,
+            Shape::Bitnet2B4T => SHAPE_2B4T,
             Shape::Bitnet07B => Config {
                 vocab_size: 32_002,
                 hidden_size: 1536,
@@ -118,7 +103,7 @@ impl Shape {
                 max_position_embeddings: 2048,
                 rope_theta: 10_000.0,
                 hidden_act: Activation::Silu,
-                ..base
+                ..SHAPE_2B4T
             },
             Shape::Classics14M => Config {
                 vocab_size: 4096,
@@ -130,7 +115,7 @@ impl Shape {
                 head_dim: 64,
                 max_position_embeddings: 512,
                 rope_theta: 10_000.0,
-                ..base
+                ..SHAPE_2B4T
             },
         }
     }

@@ -1,28 +1,15 @@
 //! What the model of `src/roofline.rs` predicts, beside what was measured.
 
 use trion_core::{
-    Activation, CacheType, Config, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Model, Projection,
-    Rescale, SessionOptions, TernaryMatrix,
+    CacheType, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Model, Projection, Rescale, SessionOptions,
+    TernaryMatrix,
 };
 use trion_cuda::roofline::{Card, Launch, prompt, token, total_ms};
+use trion_engine::SHAPE_2B4T;
 
 /// The shape of Microsoft's `BitNet` b1.58 2B4T with an int8 head; every matrix is the same zeros.
 fn with_2b4t<T>(look: impl FnOnce(&Model<'_>) -> T) -> T {
-    let config = Config {
-        vocab_size: 128_256,
-        hidden_size: 2560,
-        intermediate_size: 6912,
-        num_hidden_layers: 30,
-        num_attention_heads: 20,
-        num_key_value_heads: 5,
-        head_dim: 128,
-        max_position_embeddings: 4096,
-        rms_norm_eps: 1e-5,
-        projection_norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        hidden_act: Activation::Relu2,
-        activation_group: 0,
-    };
+    let config = SHAPE_2B4T;
     let packed =
         vec![0b01_01_01_01; TernaryMatrix::packed_bytes(6912, 2560).max(TernaryMatrix::packed_bytes(2560, 6912))];
     let ones = vec![1.0; 6912];

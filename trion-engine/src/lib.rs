@@ -56,7 +56,7 @@ pub use generate::{GenerateOptions, Generated, StopReason, continue_session, gen
 pub use model::Model;
 pub use pack::{FloatFormat, PackOptions, quantize};
 pub use pool::Pool;
-pub use random::random_model;
+pub use random::{SHAPE_2B4T, random_model};
 pub use session::Session;
 pub use trion_core::{
     Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Parallel, PreparedInput, Progress, Sampler,

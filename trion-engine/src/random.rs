@@ -3,12 +3,29 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use trion_core::{Config, LayerNorm, Projection};
+use trion_core::{Activation, Config, LayerNorm, Projection};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::pack::{FloatFormat, PackOptions, pack};
 use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritScale, VectorId};
+
+/// The shape of Microsoft's `BitNet` b1.58 2B4T, which speed is measured at.
+pub const SHAPE_2B4T: Config = Config {
+    vocab_size: 128_256,
+    hidden_size: 2560,
+    intermediate_size: 6912,
+    num_hidden_layers: 30,
+    num_attention_heads: 20,
+    num_key_value_heads: 5,
+    head_dim: 128,
+    max_position_embeddings: 4096,
+    rms_norm_eps: 1e-5,
+    projection_norm_eps: 1e-6,
+    rope_theta: 500_000.0,
+    hidden_act: Activation::Relu2,
+    activation_group: 0,
+};
 
 /// A model with random trits, sub-norms and a tied bfloat16 embedding (or as `embedding` says). The same seed gives the
 /// same model everywhere.

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use trion_core::{Activation, Config};
 use trion_cuda::{CudaDevice, KernelSet, check};
-use trion_engine::{FloatFormat, Model, Pool, random_model};
+use trion_engine::{FloatFormat, Model, Pool, SHAPE_2B4T, random_model};
 
 use crate::compare::{compare_model, with_number};
 use crate::speed::{predict, speed_of_2b4t, speed_of_gemv};
@@ -143,28 +143,9 @@ fn check_kernels(device: &CudaDevice) -> Outcome<usize> {
     Ok(checks.iter().filter(|check| check.failed > 0).count())
 }
 
-/// The shape of Microsoft's `BitNet` b1.58 2B4T.
-pub(crate) fn shape_2b4t() -> Config {
-    Config {
-        vocab_size: 128_256,
-        hidden_size: 2560,
-        intermediate_size: 6912,
-        num_hidden_layers: 30,
-        num_attention_heads: 20,
-        num_key_value_heads: 5,
-        head_dim: 128,
-        max_position_embeddings: 4096,
-        rms_norm_eps: 1e-5,
-        projection_norm_eps: 1e-5,
-        rope_theta: 500_000.0,
-        hidden_act: Activation::Relu2,
-        activation_group: 0,
-    }
-}
-
 /// Shapes that no block of rows, columns, lanes or heads divides.
 fn shapes() -> Vec<(String, Config, FloatFormat)> {
-    let base = Config { vocab_size: 301, num_hidden_layers: 2, max_position_embeddings: 200, ..shape_2b4t() };
+    let base = Config { vocab_size: 301, num_hidden_layers: 2, max_position_embeddings: 200, ..SHAPE_2B4T };
     let sizes = [
         // hidden, intermediate, heads, key and value heads, head_dim
         (20, 36, 2, 1, 2),

@@ -5,10 +5,10 @@ use std::time::Instant;
 use trion_core::{CacheType, Progress, Sampler, SamplerOptions, SessionOptions};
 use trion_cuda::roofline::{self, Card, Launch, total_ms};
 use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
-use trion_engine::{FloatFormat, Model, Pool, random_model};
+use trion_engine::{FloatFormat, Model, Pool, SHAPE_2B4T, random_model};
 
 use crate::compare::compare;
-use crate::{Outcome, shape_2b4t, tokens};
+use crate::{Outcome, tokens};
 
 /// Times of products from device memory, and what part of a copy's bandwidth that is.
 pub(crate) fn speed_of_gemv(device: &CudaDevice) -> Outcome<()> {
@@ -40,7 +40,7 @@ fn predicted(model: &Model, card: &Card) -> [f64; 2] {
 
 /// What a GTX 1050 and an H100 ought to need, from their ceilings alone.
 pub(crate) fn predict() -> Outcome<()> {
-    let model = random_model(&shape_2b4t(), FloatFormat::Int8, 1)?;
+    let model = random_model(&SHAPE_2B4T, FloatFormat::Int8, 1)?;
     let card = Card::GTX_1050;
     println!("{card:?}");
     print_launches("a token", &roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, &card), &card);
@@ -71,7 +71,7 @@ fn print_launches(what: &str, launches: &[Launch], card: &Card) {
 
 /// Time of a token at position 512 and of a prompt of 512, at the shape of 2B4T with random weights and an int8 head.
 pub(crate) fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
-    let model = random_model(&shape_2b4t(), FloatFormat::Int8, 1)?;
+    let model = random_model(&SHAPE_2B4T, FloatFormat::Int8, 1)?;
     let options = OPTIONS;
     println!("{:?}", trion_cuda::MemoryPlan::new(model.core(), &options, device.multiprocessors()));
     let start = Instant::now();
