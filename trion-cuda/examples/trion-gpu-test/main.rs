@@ -1,6 +1,7 @@
 //! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models |
-//! --only-kernels | --predict] [MODEL ...]`. With `--predict` it says how fast a GTX 1050 and an H100 ought to be, which
-//! needs no GPU.
+//! --only-models-brief | --only-kernels | --predict] [MODEL ...]`. With `--predict` it says how fast a GTX 1050 and an
+//! H100 ought to be, which needs no GPU; `--only-models-brief` computes few tokens, for a tool like compute-sanitizer that
+//! makes kernels a thousand times slower.
 //!
 //! Models are files or directories; every kernel by itself and random models of awkward shapes come besides. Prints
 //! tables, and fails if a bit differs.
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
     let parts = Parts {
         kernels: everything || what == "--only-kernels",
         random_models: everything,
+        named: if what.ends_with("-brief") { (&[17], 2) } else { (&[1, 17, 64, 500], 200) },
         speed: what.ends_with("speed"),
     };
     if what.starts_with("--") {
@@ -84,6 +86,8 @@ fn both_kernel_sets(device: CudaDevice) -> trion_cuda::Result<Vec<CudaDevice>> {
 struct Parts {
     kernels: bool,
     random_models: bool,
+    /// Prompts of the models that are named, and tokens that follow each.
+    named: (&'static [usize], usize),
     speed: bool,
 }
 
@@ -114,7 +118,8 @@ fn run(devices: &[CudaDevice], parts: Parts, models: &[String]) -> Outcome<usize
     for path in models {
         let model = Model::open(path)?;
         let name = Path::new(path).file_name().map_or_else(|| path.clone(), |n| n.to_string_lossy().into_owned());
-        failed += compare_model(devices, &pool, &name, &model, &[1, 17, 64, 500], 200)?;
+        let (prompts, decode) = parts.named;
+        failed += compare_model(devices, &pool, &name, &model, prompts, decode)?;
     }
     if parts.speed {
         for device in devices {
