@@ -46,7 +46,7 @@ const PIECES_PER_THREAD: usize = 4;
 pub(crate) fn run_tasks(parallel: &dyn Parallel, tasks: Range<usize>, task: &(dyn Fn(usize) + Sync)) {
     #[cfg(target_has_atomic = "ptr")]
     if tasks.len() > 1 && parallel.threads() > 1 {
-        let piece = tasks.len().div_ceil(parallel.threads().saturating_mul(PIECES_PER_THREAD));
+        let piece = (tasks.len() / parallel.threads().saturating_mul(PIECES_PER_THREAD)).max(1);
         let next = AtomicUsize::new(0);
         let work = || {
             // Looking before adding keeps the counter from wrapping, however often `work` is called. Relaxed is enough:

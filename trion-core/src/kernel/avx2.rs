@@ -112,6 +112,7 @@ impl Vector for Lanes {
 
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = Lanes;
+    const LANE_REGISTERS: usize = 4;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {

@@ -95,6 +95,7 @@ impl Vector for Lanes {
 
 impl Simd for Avx512 {
     type V = Lanes;
+    const LANE_REGISTERS: usize = 2;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {

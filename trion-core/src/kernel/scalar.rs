@@ -78,6 +78,7 @@ impl Vector for Lanes {
 
 impl Simd for Scalar {
     type V = Lanes;
+    const LANE_REGISTERS: usize = LANES;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {

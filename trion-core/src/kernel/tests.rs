@@ -323,25 +323,31 @@ fn check_attention<F: CacheFormat>(head_dim: usize, positions: usize, convert: i
     let mut random = Random((head_dim * 1000 + positions) as u64);
     let keys: Vec<f32> = random.floats(head_dim * positions);
     let values: Vec<f32> = random.floats(head_dim * positions);
-    let query: Vec<f32> = random.floats(head_dim).iter().map(|q| q * 8.0).collect();
+    // As many heads as are computed by four, two and one.
+    let queries: Vec<f32> = random.floats(7 * head_dim).iter().map(|q| q * 8.0).collect();
     let (k, v): (Vec<_>, Vec<_>) = keys.iter().zip(&values).map(|(k, v)| (convert(*k), convert(*v))).unzip();
-    let run = |kernel: Kernel| {
-        let mut out = query.clone();
-        let mut scores = vec![0.0; scores_len(positions)];
-        kernel.run(Attention::<F> { query: &mut out, keys: &k, values: &v, scores: &mut scores });
+    let run = |kernel: Kernel, queries: &[f32]| {
+        let mut out = queries.to_vec();
+        let mut scores = vec![0.0; queries.len() / head_dim * scores_len(positions)];
+        kernel.run(Attention::<F> { queries: &mut out, head_dim, keys: &k, values: &v, scores: &mut scores });
         out
     };
-    same_bits("attention", run);
+    same_bits("attention", |kernel| run(kernel, &queries));
+    same_bits("attention of each head alone, or of all", |kernel| match kernel.isa() {
+        Isa::Scalar => run(kernel, &queries),
+        _ => queries.chunks(head_dim).flat_map(|query| run(kernel, query)).collect(),
+    });
+    let query = &queries[..head_dim];
     // In double precision, of the numbers before they were rounded to the cache's format.
     let scores: Vec<f64> = keys
         .chunks(head_dim)
-        .map(|key| key.iter().zip(&query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>())
+        .map(|key| key.iter().zip(query).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum::<f64>())
         .map(|score| score / (head_dim as f64).sqrt())
         .collect();
     let largest = scores.iter().copied().fold(f64::MIN, f64::max);
     let total: f64 = scores.iter().map(|s| (s - largest).exp()).sum();
     let tolerance = if size_of::<F::Bits>() == 4 { 1e-5 } else { 4e-3 };
-    for (i, found) in run(Kernel::detect()).iter().enumerate() {
+    for (i, found) in run(Kernel::detect(), query).iter().enumerate() {
         let exact: f64 =
             scores.iter().enumerate().map(|(p, s)| (s - largest).exp() * f64::from(values[p * head_dim + i])).sum();
         assert!((f64::from(*found) - exact / total).abs() < tolerance, "{head_dim} x {positions}: {found} for {exact}");

@@ -71,6 +71,8 @@ pub(super) const PREFETCH_BYTES: usize = 2048;
 pub(crate) trait Simd: Copy {
     /// 32 lanes.
     type V: Vector;
+    /// Registers that 32 lanes take.
+    const LANE_REGISTERS: usize;
 
     /// 32 floats.
     fn load(self, from: &[f32; LANES]) -> Self::V;

@@ -1,25 +1,28 @@
-//! Causal attention of one query head at one position (Vaswani et al. 2017), in the contract's order.
+//! Causal attention of query heads that share keys and values, at one position (Vaswani et al. 2017; Ainslie et al. 2023), in
+//! the contract's order.
 
 use crate::kernel::{Format, Op, Simd, Vector, padded};
 use crate::numeric::{ATTENTION_BLOCK, LANES, exp};
 
-/// Chunks of 32 dimensions that are summed together, so that additions do not wait for each other.
-const CHUNKS: usize = 4;
+/// Registers that sums are kept in while others are loaded: enough that additions do not wait for each other.
+const SUM_REGISTERS: usize = 16;
 
 /// Scores that a head needs for a context: whole blocks.
 pub(crate) const fn scores_len(context: usize) -> usize {
     context.div_ceil(ATTENTION_BLOCK).saturating_mul(ATTENTION_BLOCK)
 }
 
-/// softmax(q k^T / `sqrt(head_dim)`) v over the positions of `keys` and `values`.
+/// softmax(q k^T / `sqrt(head_dim)`) v over the positions of `keys` and `values`, for each query.
 pub(crate) struct Attention<'a, F: Format> {
-    /// The query `[head_dim]`; the result replaces it.
-    pub(crate) query: &'a mut [f32],
+    /// Queries `[heads, head_dim]`; the results replace them.
+    pub(crate) queries: &'a mut [f32],
+    /// Columns of a head.
+    pub(crate) head_dim: usize,
     /// Keys `[positions, head_dim]`.
     pub(crate) keys: &'a [F::Bits],
     /// Values `[positions, head_dim]`.
     pub(crate) values: &'a [F::Bits],
-    /// Scratch of [`scores_len`] floats.
+    /// Scratch `[heads, scores_len(context)]`.
     pub(crate) scores: &'a mut [f32],
 }
 
@@ -27,144 +30,233 @@ impl<F: Format> Op for Attention<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(mut self, simd: S) {
-        let head_dim = self.query.len();
-        let positions = self.keys.len().checked_div(head_dim).unwrap_or(0);
-        let scale = 1.0 / libm::sqrtf(head_dim as f32);
-
-        let largest = self.score(simd, scale);
-        let (blocks, _) = self.scores.as_chunks_mut::<ATTENTION_BLOCK>();
-        let blocks = &mut blocks[..positions.div_ceil(ATTENTION_BLOCK)];
-        let mut total = 0.0;
-        for (b, block) in blocks.iter_mut().enumerate() {
-            let mut sum = S::V::splat(0.0);
-            for (c, chunk) in block.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                simd.store(exp(simd.load(chunk).sub(S::V::splat(largest))), chunk);
-                // Positions that do not exist weigh nothing.
-                let exist = positions.saturating_sub(b * ATTENTION_BLOCK + c * LANES);
-                chunk.iter_mut().skip(exist).for_each(|weight| *weight = 0.0);
-                sum = sum.add(simd.load(chunk));
+    fn run<S: Simd>(self, simd: S) {
+        let Attention { mut queries, head_dim, keys, values, mut scores } = self;
+        let Some(stride) = queries.len().checked_div(head_dim).and_then(|heads| scores.len().checked_div(heads)) else {
+            return;
+        };
+        let cache = Shared { head_dim, keys, values };
+        // What is read and converted serves several heads, as many as there are registers for.
+        while queries.len() >= head_dim {
+            let heads = queries.len() / head_dim;
+            let together = match heads {
+                4.. if S::LANE_REGISTERS <= 2 => 4,
+                2.. => 2,
+                _ => 1,
+            };
+            let (some, others) = queries.split_at_mut(together * head_dim);
+            let (some_scores, other_scores) = scores.split_at_mut(together * stride);
+            match together {
+                4 => attend::<S, F, 4, 1>(simd, cache, some, some_scores),
+                2 => attend::<S, F, 2, 2>(simd, cache, some, some_scores),
+                _ => attend::<S, F, 1, 4>(simd, cache, some, some_scores),
             }
-            total += simd.sum(sum);
-        }
-
-        self.query.fill(0.0);
-        let block_len = ATTENTION_BLOCK * head_dim;
-        for (weights, values) in blocks.iter().zip(self.values.chunks(block_len.max(1))) {
-            let mut column = 0;
-            while column < head_dim {
-                let out = &mut self.query[column..];
-                column += if out.len() >= CHUNKS * LANES {
-                    weighted_sum::<S, F, CHUNKS>(simd, head_dim, weights, values, column, out)
-                } else if out.len() >= 2 * LANES {
-                    weighted_sum::<S, F, 2>(simd, head_dim, weights, values, column, out)
-                } else if out.len() >= LANES {
-                    weighted_sum::<S, F, 1>(simd, head_dim, weights, values, column, out)
-                } else {
-                    weighted_sum_tail::<S, F>(simd, head_dim, weights, values, column, out)
-                };
-            }
-        }
-        for out in &mut *self.query {
-            *out /= total;
+            (queries, scores) = (others, other_scores);
         }
     }
 }
 
-impl<F: Format> Attention<'_, F> {
-    /// Writes the scores (q . k) * scale and gives the largest.
-    #[inline(always)]
-    fn score<S: Simd>(&mut self, simd: S, scale: f32) -> f32 {
-        let head_dim = self.query.len().max(1);
-        let positions = self.keys.len() / head_dim;
-        // Four positions share the query's loads and the folds of their sums.
-        let mut fours = self.keys.chunks_exact(4 * head_dim);
-        let (score_fours, _) = self.scores.as_chunks_mut::<4>();
-        for (keys, scores) in fours.by_ref().zip(score_fours) {
-            let (low, high) = keys.split_at(2 * head_dim);
-            let ((a, b), (c, d)) = (low.split_at(head_dim), high.split_at(head_dim));
-            *scores = simd.sums(dots::<S, F, 4>(simd, self.query, [a, b, c, d]));
-        }
-        let rest = self.scores.iter_mut().skip(positions / 4 * 4);
-        for (key, score) in fours.remainder().chunks_exact(head_dim).zip(rest) {
-            let [sum] = dots::<S, F, 1>(simd, self.query, [key]);
-            *score = simd.sum(sum);
-        }
-
-        let mut largest = S::V::splat(f32::NEG_INFINITY);
-        let (chunks, _) = self.scores.as_chunks_mut::<LANES>();
-        for (c, chunk) in chunks[..positions.div_ceil(LANES)].iter_mut().enumerate() {
-            chunk.iter_mut().skip(positions - c * LANES).for_each(|score| *score = f32::NEG_INFINITY);
-            let scores = simd.load(chunk).mul(S::V::splat(scale));
-            simd.store(scores, chunk);
-            // The running value comes second, so that a NaN is passed over.
-            largest = scores.max(largest);
-        }
-        simd.largest(largest)
-    }
+/// What heads share.
+#[derive(Clone, Copy)]
+struct Shared<'a, F: Format> {
+    head_dim: usize,
+    keys: &'a [F::Bits],
+    values: &'a [F::Bits],
 }
 
-/// The products of the query with N keys, added up lane by lane.
+/// Attention of H heads; scores are made for P positions at a time, H * P = 4.
 #[inline(always)]
-fn dots<S: Simd, F: Format, const N: usize>(simd: S, query: &[f32], keys: [&[F::Bits]; N]) -> [S::V; N] {
-    let (chunks, tail) = query.as_chunks::<LANES>();
-    let mut sums = [S::V::splat(0.0); N];
-    for (c, q) in chunks.iter().enumerate() {
-        let q = simd.load(q);
-        for (sum, key) in sums.iter_mut().zip(keys) {
-            if let Some(k) = key.as_chunks::<LANES>().0.get(c) {
-                *sum = sum.add(q.mul(F::load(simd, k)));
+fn attend<S: Simd, F: Format, const H: usize, const P: usize>(
+    simd: S,
+    cache: Shared<'_, F>,
+    queries: &mut [f32],
+    scores: &mut [f32],
+) {
+    let positions = cache.keys.len() / cache.head_dim;
+    let stride = scores.len() / H;
+    let mut heads = scores.chunks_exact_mut(stride.max(1));
+    let mut scores: [&mut [f32]; H] = core::array::from_fn(|_| heads.next().unwrap_or_default());
+    make_scores::<S, F, H, P>(simd, cache, queries, &mut scores);
+    // Loops and no closures where there is arithmetic: the compiler does not give a closure the features of its kernel.
+    let mut totals = [0.0; H];
+    for (total, scores) in totals.iter_mut().zip(&mut scores) {
+        *total = make_weights(simd, cache.head_dim, positions, scores);
+    }
+
+    queries.fill(0.0);
+    let block_len = ATTENTION_BLOCK * cache.head_dim;
+    for (b, values) in cache.values.chunks(block_len.max(1)).enumerate() {
+        let weights = scores
+            .each_ref()
+            .map(|scores| scores.as_chunks::<ATTENTION_BLOCK>().0.get(b).unwrap_or(&[0.0; ATTENTION_BLOCK]));
+        let mut column = 0;
+        while column < cache.head_dim {
+            let chunks = ((cache.head_dim - column) / LANES).min(SUM_REGISTERS / (H * S::LANE_REGISTERS).max(1));
+            column += match chunks {
+                4.. => weighted_sums::<S, F, H, 4>(simd, cache.head_dim, weights, values, column, queries),
+                2.. => weighted_sums::<S, F, H, 2>(simd, cache.head_dim, weights, values, column, queries),
+                _ if cache.head_dim - column >= LANES => {
+                    weighted_sums::<S, F, H, 1>(simd, cache.head_dim, weights, values, column, queries)
+                }
+                _ => weighted_sums_tail::<S, F, H>(simd, cache.head_dim, weights, values, column, queries),
+            };
+        }
+    }
+    for (query, total) in queries.chunks_exact_mut(cache.head_dim).zip(totals) {
+        query.iter_mut().for_each(|out| *out /= total);
+    }
+}
+
+/// Writes the scores q . k of each head.
+#[inline(always)]
+fn make_scores<S: Simd, F: Format, const H: usize, const P: usize>(
+    simd: S,
+    cache: Shared<'_, F>,
+    queries: &[f32],
+    scores: &mut [&mut [f32]; H],
+) {
+    let head_dim = cache.head_dim;
+    let queries: [&[f32]; H] = core::array::from_fn(|h| &queries[h * head_dim..][..head_dim]);
+    let mut groups = cache.keys.chunks_exact(P * head_dim);
+    let mut position = 0;
+    // P positions of H heads make four sums, which are folded together.
+    for keys in groups.by_ref() {
+        let keys = core::array::from_fn(|p| &keys[p * head_dim..][..head_dim]);
+        let sums = dots::<S, F, H, P>(simd, queries, keys);
+        let mut four = [S::V::splat(0.0); 4];
+        four.iter_mut().zip(sums.as_flattened()).for_each(|(to, sum)| *to = *sum);
+        let four = simd.sums(four);
+        for (scores, sums) in scores.iter_mut().zip(four.as_chunks::<P>().0) {
+            scores[position..][..P].copy_from_slice(sums);
+        }
+        position += P;
+    }
+    for key in groups.remainder().chunks_exact(head_dim) {
+        for (scores, [sum]) in scores.iter_mut().zip(dots::<S, F, H, 1>(simd, queries, [key])) {
+            scores[position] = simd.sum(sum);
+        }
+        position += 1;
+    }
+}
+
+/// The products of H queries with P keys, added up lane by lane.
+#[inline(always)]
+fn dots<S: Simd, F: Format, const H: usize, const P: usize>(
+    simd: S,
+    queries: [&[f32]; H],
+    keys: [&[F::Bits]; P],
+) -> [[S::V; P]; H] {
+    let mut sums = [[S::V::splat(0.0); P]; H];
+    let head_dim = queries[0].len();
+    for column in (0..head_dim / LANES * LANES).step_by(LANES) {
+        let mut chunks = [S::V::splat(0.0); P];
+        for (chunk, key) in chunks.iter_mut().zip(keys) {
+            *chunk = F::load(simd, chunk_at(key, column));
+        }
+        for (sums, query) in sums.iter_mut().zip(queries) {
+            let query = simd.load(chunk_at(query, column));
+            for (sum, key) in sums.iter_mut().zip(chunks) {
+                *sum = sum.add(query.mul(key));
             }
         }
     }
-    if !tail.is_empty() {
-        let q = simd.load(&padded(tail));
-        for (sum, key) in sums.iter_mut().zip(keys) {
-            *sum = sum.add(q.mul(F::load(simd, &padded(key.as_chunks::<LANES>().1))));
+    if !head_dim.is_multiple_of(LANES) {
+        let tail = head_dim / LANES * LANES;
+        for (sums, query) in sums.iter_mut().zip(queries) {
+            let query = simd.load(&padded(&query[tail..]));
+            for (sum, key) in sums.iter_mut().zip(keys) {
+                *sum = sum.add(query.mul(F::load(simd, &padded(&key[tail..]))));
+            }
         }
     }
     sums
 }
 
-/// `out += sum over the block of weight * value`, for C chunks of columns that begin at `column`; gives their number.
-/// The block's own sum begins at zero and goes by position.
+/// The 32 numbers from `column` on; there are as many.
 #[inline(always)]
-fn weighted_sum<S: Simd, F: Format, const C: usize>(
+fn chunk_at<T>(row: &[T], column: usize) -> &[T; LANES] {
+    let (chunks, _) = row[column..].as_chunks::<LANES>();
+    &chunks[0]
+}
+
+/// Turns the scores of a head into weights, exp(scaled score - largest), zero where there is no position; gives their sum.
+#[inline(always)]
+fn make_weights<S: Simd>(simd: S, head_dim: usize, positions: usize, scores: &mut [f32]) -> f32 {
+    let scale = S::V::splat(1.0 / libm::sqrtf(head_dim as f32));
+    let mut largest = S::V::splat(f32::NEG_INFINITY);
+    let (chunks, _) = scores.as_chunks_mut::<LANES>();
+    for (c, chunk) in chunks[..positions.div_ceil(LANES)].iter_mut().enumerate() {
+        chunk.iter_mut().skip(positions - c * LANES).for_each(|score| *score = f32::NEG_INFINITY);
+        let scores = simd.load(chunk).mul(scale);
+        simd.store(scores, chunk);
+        // The running value comes second, so that a NaN is passed over.
+        largest = scores.max(largest);
+    }
+    let largest = S::V::splat(simd.largest(largest));
+
+    let (blocks, _) = scores.as_chunks_mut::<ATTENTION_BLOCK>();
+    let mut total = 0.0;
+    for (b, block) in blocks[..positions.div_ceil(ATTENTION_BLOCK)].iter_mut().enumerate() {
+        let mut sum = S::V::splat(0.0);
+        for (c, chunk) in block.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+            simd.store(exp(simd.load(chunk).sub(largest)), chunk);
+            let exist = positions.saturating_sub(b * ATTENTION_BLOCK + c * LANES);
+            chunk.iter_mut().skip(exist).for_each(|weight| *weight = 0.0);
+            sum = sum.add(simd.load(chunk));
+        }
+        total += simd.sum(sum);
+    }
+    total
+}
+
+/// `out[head] += sum over the block of weight[head] * value`, for C chunks of columns that begin at `column`; gives their
+/// columns. The block's own sum begins at zero and goes by position.
+#[inline(always)]
+fn weighted_sums<S: Simd, F: Format, const H: usize, const C: usize>(
     simd: S,
     head_dim: usize,
-    weights: &[f32; ATTENTION_BLOCK],
+    weights: [&[f32; ATTENTION_BLOCK]; H],
     values: &[F::Bits],
     column: usize,
     out: &mut [f32],
 ) -> usize {
-    let mut sums = [S::V::splat(0.0); C];
-    for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
-        let weight = S::V::splat(*weight);
-        let (chunks, _) = value[column..].as_chunks::<LANES>();
-        for (sum, chunk) in sums.iter_mut().zip(chunks) {
-            *sum = sum.add(weight.mul(F::load(simd, chunk)));
+    let mut sums = [[S::V::splat(0.0); C]; H];
+    for (p, value) in values.chunks_exact(head_dim).enumerate() {
+        for c in 0..C {
+            let value = F::load(simd, chunk_at(value, column + c * LANES));
+            for (sums, weights) in sums.iter_mut().zip(weights) {
+                sums[c] = sums[c].add(S::V::splat(weights[p]).mul(value));
+            }
         }
     }
-    for (out, sum) in out.as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
-        simd.store(simd.load(out).add(sum), out);
+    for (out, sums) in out.chunks_exact_mut(head_dim).zip(sums) {
+        for (out, sum) in out[column..].as_chunks_mut::<LANES>().0.iter_mut().zip(sums) {
+            simd.store(simd.load(out).add(sum), out);
+        }
     }
     C * LANES
 }
 
-/// [`weighted_sum`] for the last columns, fewer than 32.
+/// [`weighted_sums`] for the last columns, fewer than 32.
 #[inline(always)]
-fn weighted_sum_tail<S: Simd, F: Format>(
+fn weighted_sums_tail<S: Simd, F: Format, const H: usize>(
     simd: S,
     head_dim: usize,
-    weights: &[f32; ATTENTION_BLOCK],
+    weights: [&[f32; ATTENTION_BLOCK]; H],
     values: &[F::Bits],
     column: usize,
     out: &mut [f32],
 ) -> usize {
-    let mut sum = S::V::splat(0.0);
-    for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
-        sum = sum.add(S::V::splat(*weight).mul(F::load(simd, &padded(&value[column..]))));
+    let mut sums = [S::V::splat(0.0); H];
+    for (p, value) in values.chunks_exact(head_dim).enumerate() {
+        let value = F::load(simd, &padded(&value[column..]));
+        for (sum, weights) in sums.iter_mut().zip(weights) {
+            *sum = sum.add(S::V::splat(weights[p]).mul(value));
+        }
     }
-    simd.store_part(simd.load(&padded(out)).add(sum), out);
+    for (out, sum) in out.chunks_exact_mut(head_dim).zip(sums) {
+        let out = &mut out[column..];
+        simd.store_part(simd.load(&padded(out)).add(sum), out);
+    }
     LANES
 }

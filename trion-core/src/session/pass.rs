@@ -210,39 +210,51 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Unit u is token u % batch of head u / batch: a head's tokens follow each other, and share its scores.
+    /// Unit u is token u % batch of head u / batch. Heads that share keys and values are computed together, as far as all
+    /// threads have something to do.
     fn attend(&mut self, layer: usize) {
         let config = self.model.config();
         let (query_size, head_dim) = (config.query_size(), config.head_dim);
-        let mut heads = PerSession::new();
+        let group = config.num_attention_heads / config.num_key_value_heads;
+        let shared = self.members.len() * config.num_key_value_heads;
+        let together = heads_together(group, shared, self.parallel.threads());
+        let mut tasks = PerSession::new();
         let mut sessions = PerSession::new();
         let (mut queries, mut scores) = (PerSession::new(), PerSession::new());
         for member in &mut *self.members {
             let (batch, first) = (member.counts.cursor.batch, member.counts.done);
             let (memory, units) = (&mut member.memory, &member.units);
-            let _ = heads.push(units.start / batch..units.end.div_ceil(batch));
-            let _ = queries.push(Bands::new(&mut memory.query[..batch * query_size], query_size, head_dim));
-            let _ = scores.push(Bands::of_rows(memory.scores, scores_len(member.options.context)));
-            let _ = sessions.push((units.clone(), batch, first, &memory.cache));
+            let _ = tasks.push(units.start / (batch * together)..units.end.div_ceil(batch * together));
+            let scores_len = scores_len(member.options.context);
+            let _ = queries.push(Bands::new(&mut memory.query[..batch * query_size], query_size, together * head_dim));
+            let _ = scores.push(Bands::of_rows(memory.scores, together * scores_len));
+            let _ = sessions.push((units.clone(), batch, first, scores_len, &memory.cache));
         }
         let (kernel, parallel) = (self.kernel, self.parallel);
-        let group = config.num_attention_heads / config.num_key_value_heads;
         for_each_band(
             parallel,
-            &heads,
+            &tasks,
             (&mut queries, &mut scores, &mut ()),
-            |session, head, (mut query, mut scores, ())| {
-                let (units, batch, first, cache) = &sessions[session];
-                let from = units.start.max(head * batch) - head * batch;
-                let to = units.end.min((head + 1) * batch) - head * batch;
-                for t in from..to {
+            |session, task, (mut queries, mut scores, ())| {
+                let (units, batch, first, scores_len, cache) = &sessions[session];
+                let (batch, begin) = (*batch, task * together * batch);
+                let kv_head = task * together / group;
+                for t in 0..batch {
+                    // Of this task's heads, those whose unit of this token was assigned.
+                    let head_of = |unit: usize| unit.saturating_sub(begin + t).div_ceil(batch).min(together);
+                    let (from, to) = (head_of(units.start), head_of(units.end));
+                    if from >= to {
+                        continue;
+                    }
                     if parallel.cancelled() {
                         return;
                     }
-                    let (query, scores, positions) = (query.row(t), scores.row(0), first + t + 1);
+                    let queries = &mut queries.row(t)[from * head_dim..to * head_dim];
+                    let scores = &mut scores.row(0)[from * scores_len..to * scores_len];
+                    let positions = first + t + 1;
                     match cache {
-                        KvCache::F32(cache) => attend(kernel, cache, layer, head / group, positions, query, scores),
-                        KvCache::F16(cache) => attend(kernel, cache, layer, head / group, positions, query, scores),
+                        KvCache::F32(cache) => attend(kernel, cache, layer, kv_head, positions, queries, scores),
+                        KvCache::F16(cache) => attend(kernel, cache, layer, kv_head, positions, queries, scores),
                     }
                 }
             },
@@ -250,18 +262,26 @@ impl Pass<'_, '_> {
     }
 }
 
-/// Attention of one query head over the first `positions` of a head of the cache.
+/// How many heads of a `group` that shares keys and values a task takes, where there are `shared` such groups: all of
+/// them, unless fewer divide the work better among the threads.
+fn heads_together(group: usize, shared: usize, threads: usize) -> usize {
+    let divides_well = |parts: usize| (shared * parts).is_multiple_of(threads) || shared * parts >= 8 * threads;
+    let parts = (1..group).filter(|parts| group.is_multiple_of(*parts)).find(|parts| divides_well(*parts));
+    group / parts.unwrap_or(group)
+}
+
+/// Attention of query heads that share one head of the cache over its first `positions`.
 fn attend<F: CacheFormat>(
     kernel: Kernel,
     cache: &Cache<'_, F>,
     layer: usize,
-    head: usize,
+    kv_head: usize,
     positions: usize,
-    query: &mut [f32],
+    queries: &mut [f32],
     scores: &mut [f32],
 ) {
-    let (keys, values) = cache.head(layer, head, positions);
-    kernel.run(Attention::<F> { query, keys, values, scores });
+    let (keys, values) = cache.head(layer, kv_head, positions);
+    kernel.run(Attention::<F> { queries, head_dim: cache.head_dim, keys, values, scores });
 }
 
 /// Where a projection's input comes from.
