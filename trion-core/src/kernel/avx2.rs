@@ -222,9 +222,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for four tokens.
-        let (fours, rest) = x.as_chunks::<4>();
-        let (fours_sums, rest_sums) = sums.as_chunks_mut::<4>();
+        // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for eight tokens.
+        let (eights, rest) = x.as_chunks::<8>();
+        let (eights_sums, rest_sums) = sums.as_chunks_mut::<8>();
+        for (x, sums) in eights.iter().zip(eights_sums) {
+            for group in 0..TILE_ROWS / 8 {
+                self.ternary_groups::<1, 8>(tile, group, *x, sums);
+            }
+        }
+        let (fours, rest) = rest.as_chunks::<4>();
+        let (fours_sums, rest_sums) = rest_sums.as_chunks_mut::<4>();
         for (x, sums) in fours.iter().zip(fours_sums) {
             for group in 0..TILE_ROWS / 8 {
                 self.ternary_groups::<1, 4>(tile, group, *x, sums);

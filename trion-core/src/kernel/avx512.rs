@@ -207,8 +207,10 @@ impl Simd for Avx512 {
         // writes 16 of the 32 sums of a token; `self` proves AVX-512 F, BW and VNNI.
         unsafe {
             let low_bits = _mm512_set1_epi8(3);
-            let mut low = [_mm512_setzero_si512(); T];
-            let mut high = [_mm512_setzero_si512(); T];
+            // Two sums for each register of rows where tokens are few, so that products do not wait for each other.
+            let sets = if T <= 2 { 2 } else { 1 };
+            let mut low = [[_mm512_setzero_si512(); T]; 2];
+            let mut high = [[_mm512_setzero_si512(); T]; 2];
             for b in 0..blocks {
                 let weights = tile.as_ptr().add(b * BLOCK_BYTES);
                 let mut packed_low = _mm512_loadu_si512(weights.cast());
@@ -221,8 +223,9 @@ impl Simd for Avx512 {
                     for t in 0..T {
                         let word = x[t].as_ptr().add(b * BLOCK_COLS + 4 * j).cast::<i32>().read_unaligned();
                         let activations = _mm512_set1_epi32(word);
-                        low[t] = _mm512_dpbusd_epi32(low[t], codes_low, activations);
-                        high[t] = _mm512_dpbusd_epi32(high[t], codes_high, activations);
+                        let (low, high) = (&mut low[j % sets][t], &mut high[j % sets][t]);
+                        *low = _mm512_dpbusd_epi32(*low, codes_low, activations);
+                        *high = _mm512_dpbusd_epi32(*high, codes_high, activations);
                     }
                     packed_low = _mm512_srli_epi16::<2>(packed_low);
                     packed_high = _mm512_srli_epi16::<2>(packed_high);
@@ -230,8 +233,8 @@ impl Simd for Avx512 {
             }
             for t in 0..T {
                 let to = sums[t].as_mut_ptr();
-                _mm512_storeu_si512(to.cast(), low[t]);
-                _mm512_storeu_si512(to.add(16).cast(), high[t]);
+                _mm512_storeu_si512(to.cast(), _mm512_add_epi32(low[0][t], low[1][t]));
+                _mm512_storeu_si512(to.add(16).cast(), _mm512_add_epi32(high[0][t], high[1][t]));
             }
         }
     }
