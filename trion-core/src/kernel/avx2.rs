@@ -117,32 +117,42 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
         let p = from.as_ptr();
+        // No closures in these loads: the compiler does not give them the features of the kernel, and calls each load.
         // SAFETY: four registers of 8 floats are the 32 floats of `from`; `self` proves AVX.
-        Lanes([0, 8, 16, 24].map(|i| unsafe { _mm256_loadu_ps(p.add(i)) }))
+        unsafe {
+            let [a, b] = [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))];
+            Lanes([a, b, _mm256_loadu_ps(p.add(16)), _mm256_loadu_ps(p.add(24))])
+        }
     }
     #[inline(always)]
     fn load_f16(self, from: &[u16; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 8 of the 32 numbers of `from`; `self` proves F16C.
-        Lanes([0, 8, 16, 24].map(|i| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(p.add(i).cast())) }))
+        unsafe {
+            let [a, b] = [_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast())];
+            let [c, d] = [_mm_loadu_si128(p.add(16).cast()), _mm_loadu_si128(p.add(24).cast())];
+            Lanes([_mm256_cvtph_ps(a), _mm256_cvtph_ps(b), _mm256_cvtph_ps(c), _mm256_cvtph_ps(d)])
+        }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 8 of the 32 numbers of `from`; `self` proves AVX2.
-        Lanes([0, 8, 16, 24].map(|i| unsafe {
-            let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(i).cast()));
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-        }))
+        unsafe {
+            let [a, b] = [_mm_loadu_si128(p.cast()), _mm_loadu_si128(p.add(8).cast())];
+            let [c, d] = [_mm_loadu_si128(p.add(16).cast()), _mm_loadu_si128(p.add(24).cast())];
+            Lanes([bf16_to_f32(a), bf16_to_f32(b), bf16_to_f32(c), bf16_to_f32(d)])
+        }
     }
     #[inline(always)]
     fn load_i8(self, from: &[i8; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 8 of the 32 bytes of `from`; `self` proves AVX2.
-        Lanes(
-            [0, 8, 16, 24]
-                .map(|i| unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(i).cast()))) }),
-        )
+        unsafe {
+            let [a, b] = [_mm_loadl_epi64(p.cast()), _mm_loadl_epi64(p.add(8).cast())];
+            let [c, d] = [_mm_loadl_epi64(p.add(16).cast()), _mm_loadl_epi64(p.add(24).cast())];
+            Lanes([i8_to_f32(a), i8_to_f32(b), i8_to_f32(c), i8_to_f32(d)])
+        }
     }
     #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {
@@ -165,7 +175,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: the store writes the 32 bytes of `to`; `self` proves AVX2.
         unsafe {
             let base = _mm256_set1_epi32(ROUND.to_bits() as i32);
-            let [a, b, c, d] = v.0.map(|part| _mm256_sub_epi32(_mm256_castps_si256(part), base));
+            let [a, b] = [rounded(v.0[0], base), rounded(v.0[1], base)];
+            let [c, d] = [rounded(v.0[2], base), rounded(v.0[3], base)];
             // Packing works within 128-bit halves; the permutation puts groups of four bytes back in order.
             let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
             let ordered = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
@@ -324,4 +335,34 @@ unsafe fn eight_sums(v: [__m256; 4]) -> __m256 {
     let [a, b, c, d] = v;
     // SAFETY: the caller promises AVX.
     unsafe { _mm256_add_ps(_mm256_add_ps(a, c), _mm256_add_ps(b, d)) }
+}
+
+/// Eight bfloat16 numbers as floats.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn bf16_to_f32(bits: __m128i) -> __m256 {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))) }
+}
+
+/// The low eight small integers as floats.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn i8_to_f32(bytes: __m128i) -> __m256 {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)) }
+}
+
+/// The integers n of lanes of the form `ROUND + n`, where `base` is the bits of `ROUND`.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn rounded(lanes: __m256, base: __m256i) -> __m256i {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_sub_epi32(_mm256_castps_si256(lanes), base) }
 }

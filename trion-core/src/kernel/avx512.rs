@@ -100,29 +100,39 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
         let p = from.as_ptr();
+        // No closures in these loads: the compiler does not give them the features of the kernel, and calls each load.
         // SAFETY: two registers of 16 floats are the 32 floats of `from`; `self` proves AVX-512 F.
-        Lanes([0, 16].map(|i| unsafe { _mm512_loadu_ps(p.add(i)) }))
+        Lanes(unsafe { [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16))] })
     }
     #[inline(always)]
     fn load_f16(self, from: &[u16; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 16 of the 32 numbers of `from`; `self` proves AVX-512 F.
-        Lanes([0, 16].map(|i| unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.add(i).cast())) }))
+        unsafe {
+            let [a, b] = [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(16).cast())];
+            Lanes([_mm512_cvtph_ps(a), _mm512_cvtph_ps(b)])
+        }
     }
     #[inline(always)]
     fn load_bf16(self, from: &[u16; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 16 of the 32 numbers of `from`; `self` proves AVX-512 F.
-        Lanes([0, 16].map(|i| unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.add(i).cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }))
+        unsafe {
+            let a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+            let b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.add(16).cast()));
+            let [a, b] = [_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b)];
+            Lanes([_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)])
+        }
     }
     #[inline(always)]
     fn load_i8(self, from: &[i8; LANES]) -> Lanes {
         let p = from.as_ptr();
         // SAFETY: each load reads 16 of the 32 bytes of `from`; `self` proves AVX-512 F.
-        Lanes([0, 16].map(|i| unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(i).cast()))) }))
+        unsafe {
+            let a = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
+            let b = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.add(16).cast()));
+            Lanes([_mm512_cvtepi32_ps(a), _mm512_cvtepi32_ps(b)])
+        }
     }
     #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {
