@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 mod embed;
+mod instructions;
 mod kernels;
 mod onnx;
 mod python;
@@ -15,7 +16,8 @@ const HELP: &str = "cargo xtask NAME
   lint    formatting and clippy, with and without optional features
   ci      lint, then test
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
-  bench   speed at the 2b4t shape: cargo xtask bench [THREADS]
+  bench   speed at the 2b4t shape: cargo xtask bench [THREADS]; or instructions beside those recorded:
+          cargo xtask bench --instructions [--write] (needs valgrind)
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
@@ -36,7 +38,10 @@ fn main() -> ExitCode {
         Some("lint") => lint(),
         Some("ci") => ci(),
         Some("golden") => golden(),
-        Some("bench") => bench(arguments.get(1).map_or("0", String::as_str)),
+        Some("bench") => match arguments.get(1).map(String::as_str) {
+            Some("--instructions") => instructions::instructions(&arguments[2..]),
+            threads => bench(threads.unwrap_or("0")),
+        },
         Some("header") => embed::header(),
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),

@@ -1,0 +1,52 @@
+//! Always the same work on one thread, for tools that count instructions:
+//! `cargo run --release -p trion-engine --example fixed_work -- MODEL KERNEL`.
+//!
+//! A prompt of 32 tokens, then 16 tokens, each the most likely one: the prompt gives the first of them. Prints the 16
+//! ids, which are the same on every kernel.
+
+use std::env;
+use std::hint::black_box;
+
+use trion_engine::{Error, Isa, Kernel, Model, Pool, Session, SessionOptions};
+
+const PROMPT: u32 = 32;
+const DECODE: usize = 16;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let [model, kernel] = &arguments[..] else { return Err("expected MODEL KERNEL".into()) };
+    let isa = Isa::ALL.into_iter().find(|isa| isa.name() == kernel).ok_or("no kernel of that name")?;
+    let kernel = Kernel::new(isa).ok_or("this processor has not what the kernel needs")?;
+    let model = Model::open(model)?;
+    let pool = Pool::new(1)?;
+    let prompt: Vec<u32> = (0..PROMPT).map(|i| i.wrapping_mul(7919) % model.config().vocab_size as u32).collect();
+    let options = SessionOptions { max_batch: prompt.len(), ..SessionOptions::new(prompt.len() + DECODE) };
+    let mut session = Session::with_kernel(&model, options, kernel)?;
+    let first = prompt_stage(&mut session, &prompt, &pool)?;
+    let tokens = decode_stage(&mut session, first, &pool)?;
+    println!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
+    Ok(())
+}
+
+/// The likeliest token after a prompt. Never inlined: the counts are found by this name.
+#[inline(never)]
+fn prompt_stage(session: &mut Session, prompt: &[u32], pool: &Pool) -> Result<u32, Error> {
+    Ok(likeliest(session.evaluate(black_box(prompt), pool)?))
+}
+
+/// [`DECODE`] tokens, `first`, which is known, being the first. Never inlined: the counts are found by this name.
+#[inline(never)]
+fn decode_stage(session: &mut Session, first: u32, pool: &Pool) -> Result<Vec<u32>, Error> {
+    let mut tokens = vec![first];
+    while tokens.len() < DECODE {
+        let last = [tokens[tokens.len() - 1]];
+        tokens.push(likeliest(session.evaluate(black_box(&last), pool)?));
+    }
+    Ok(tokens)
+}
+
+/// The first index of the largest value.
+fn likeliest(logits: &[f32]) -> u32 {
+    let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
+    (0..logits.len()).fold(0, better) as u32
+}
