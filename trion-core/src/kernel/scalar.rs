@@ -78,7 +78,8 @@ impl Vector for Lanes {
 
 impl Simd for Scalar {
     type V = Lanes;
-    const LANE_REGISTERS: usize = LANES;
+    // Of 128 bits, which compilers use where there are any.
+    const LANE_REGISTERS: usize = LANES / 4;
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
@@ -120,19 +121,28 @@ impl Simd for Scalar {
     #[inline(always)]
     fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         for (x, sums) in x.iter().zip(sums) {
-            *sums = [0; TILE_ROWS];
-            for (block, x) in tile.as_chunks::<BLOCK_BYTES>().0.iter().zip(x.as_chunks::<BLOCK_COLS>().0) {
-                for (word, sum) in block.as_chunks::<4>().0.iter().zip(&mut *sums) {
-                    // Byte e holds columns e, 4 + e, 8 + e and 12 + e, low bits first.
-                    let mut total = 0;
-                    for (e, byte) in word.iter().enumerate() {
-                        for j in 0..4 {
-                            total += i32::from((byte >> (2 * j)) & 3) * i32::from(x[4 * j + e]);
-                        }
-                    }
-                    *sum = sum.wrapping_add(total);
-                }
+            *sums = tile_sums(tile, x);
+        }
+    }
+}
+
+/// [`Simd::ternary_tile`] for one token, row after row for each column: compilers turn that into instructions for several
+/// rows at once, whatever the machine has. Not inlined, so that what surrounds it has no say in that.
+#[inline(never)]
+fn tile_sums(tile: &[u8], x: &[i8]) -> [i32; TILE_ROWS] {
+    let mut sums = [0_i32; TILE_ROWS];
+    for (block, x) in tile.as_chunks::<BLOCK_BYTES>().0.iter().zip(x.as_chunks::<BLOCK_COLS>().0) {
+        let mut words = [0; TILE_ROWS];
+        for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
+            *word = u32::from_le_bytes(*bytes);
+        }
+        // Byte e holds columns e, 4 + e, 8 + e and 12 + e, low bits first.
+        for (column, x) in x.iter().enumerate() {
+            let shift = column % 4 * 8 + column / 4 * 2;
+            for (sum, word) in sums.iter_mut().zip(&words) {
+                *sum = sum.wrapping_add(((word >> shift) & 3) as i32 * i32::from(*x));
             }
         }
     }
+    sums
 }

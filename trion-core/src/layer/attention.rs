@@ -41,7 +41,7 @@ impl<F: Format> Op for Attention<'_, F> {
             let heads = queries.len() / head_dim;
             let together = match heads {
                 4.. if S::LANE_REGISTERS <= 2 => 4,
-                2.. => 2,
+                2.. if S::LANE_REGISTERS <= 4 => 2,
                 _ => 1,
             };
             let (some, others) = queries.split_at_mut(together * head_dim);
