@@ -7,7 +7,7 @@
 use std::env;
 use std::hint::black_box;
 
-use trion_engine::{Error, Isa, Kernel, Model, Pool, Session, SessionOptions};
+use trion_engine::{Error, Isa, Kernel, Model, Pool, Sampler, SamplerOptions, Session, SessionOptions};
 
 const PROMPT: u32 = 32;
 const DECODE: usize = 16;
@@ -22,31 +22,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prompt: Vec<u32> = (0..PROMPT).map(|i| i.wrapping_mul(7919) % model.config().vocab_size as u32).collect();
     let options = SessionOptions { max_batch: prompt.len(), ..SessionOptions::new(prompt.len() + DECODE) };
     let mut session = Session::with_kernel(&model, options, kernel)?;
-    let first = prompt_stage(&mut session, &prompt, &pool)?;
-    let tokens = decode_stage(&mut session, first, &pool)?;
+    let mut greedy = Sampler::new(SamplerOptions::GREEDY)?;
+    let first = greedy.sample(prompt_stage(&mut session, &prompt, &pool)?, &[]);
+    let tokens = decode_stage(&mut session, &mut greedy, first, &pool)?;
     println!("{}", tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" "));
     Ok(())
 }
 
-/// The likeliest token after a prompt. Never inlined: the counts are found by this name.
+/// The logits after a prompt. Never inlined: the counts are found by this name.
 #[inline(never)]
-fn prompt_stage(session: &mut Session, prompt: &[u32], pool: &Pool) -> Result<u32, Error> {
-    Ok(likeliest(session.evaluate(black_box(prompt), pool)?))
+fn prompt_stage<'s>(session: &'s mut Session, prompt: &[u32], pool: &Pool) -> Result<&'s [f32], Error> {
+    session.evaluate(black_box(prompt), pool)
 }
 
 /// [`DECODE`] tokens, `first`, which is known, being the first. Never inlined: the counts are found by this name.
 #[inline(never)]
-fn decode_stage(session: &mut Session, first: u32, pool: &Pool) -> Result<Vec<u32>, Error> {
+fn decode_stage(session: &mut Session, greedy: &mut Sampler, first: u32, pool: &Pool) -> Result<Vec<u32>, Error> {
     let mut tokens = vec![first];
     while tokens.len() < DECODE {
         let last = [tokens[tokens.len() - 1]];
-        tokens.push(likeliest(session.evaluate(black_box(&last), pool)?));
+        tokens.push(greedy.sample(session.evaluate(black_box(&last), pool)?, &[]));
     }
     Ok(tokens)
-}
-
-/// The first index of the largest value.
-fn likeliest(logits: &[f32]) -> u32 {
-    let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
-    (0..logits.len()).fold(0, better) as u32
 }

@@ -117,7 +117,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
         let p = from.as_ptr();
-        // No closures in these loads: the compiler does not give them the features of the kernel, and calls each load.
         // SAFETY: four registers of 8 floats are the 32 floats of `from`; `self` proves AVX.
         unsafe {
             let [a, b] = [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))];

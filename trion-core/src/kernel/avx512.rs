@@ -100,7 +100,6 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
         let p = from.as_ptr();
-        // No closures in these loads: the compiler does not give them the features of the kernel, and calls each load.
         // SAFETY: two registers of 16 floats are the 32 floats of `from`; `self` proves AVX-512 F.
         Lanes(unsafe { [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16))] })
     }

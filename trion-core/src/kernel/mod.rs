@@ -124,7 +124,8 @@ impl Kernel {
 /// An operation written over any instruction set.
 ///
 /// `run` and everything that it calls must be `#[inline(always)]`, so that it is compiled with the features of the
-/// kernel that runs it.
+/// kernel that runs it. Arithmetic stays out of closures that another function calls, such as `array::map`: the
+/// compiler does not give them these features, and an instruction becomes a call.
 pub(crate) trait Op {
     /// What the operation gives.
     type Output;

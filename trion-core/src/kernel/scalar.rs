@@ -126,8 +126,8 @@ impl Simd for Scalar {
     }
 }
 
-/// [`Simd::ternary_tile`] for one token, row after row for each column: compilers turn that into instructions for several
-/// rows at once, whatever the machine has. Not inlined, so that what surrounds it has no say in that.
+/// [`Simd::ternary_tile`] for one token, row after row for each column: compilers turn that into instructions for
+/// several rows at once, whatever the machine has. Not inlined, so that what surrounds it has no say in that.
 #[inline(never)]
 fn tile_sums(tile: &[u8], x: &[i8]) -> [i32; TILE_ROWS] {
     let mut sums = [0_i32; TILE_ROWS];

@@ -1,5 +1,5 @@
-//! Causal attention of query heads that share keys and values, at one position (Vaswani et al. 2017; Ainslie et al. 2023), in
-//! the contract's order.
+//! Causal attention of query heads that share keys and values, at one position (Vaswani et al. 2017; Ainslie et al.
+//! 2023), in the contract's order.
 
 use crate::kernel::{Format, Op, Simd, Vector, padded};
 use crate::numeric::{ATTENTION_BLOCK, LANES, exp};
@@ -77,7 +77,6 @@ fn attend<S: Simd, F: Format, const H: usize, const P: usize>(
     let mut heads = scores.chunks_exact_mut(stride.max(1));
     let mut scores: [&mut [f32]; H] = core::array::from_fn(|_| heads.next().unwrap_or_default());
     make_scores::<S, F, H, P>(simd, cache, queries, &mut scores);
-    // Loops and no closures where there is arithmetic: the compiler does not give a closure the features of its kernel.
     let mut totals = [0.0; H];
     for (total, scores) in totals.iter_mut().zip(&mut scores) {
         *total = make_weights(simd, cache.head_dim, positions, scores);
@@ -179,7 +178,8 @@ fn chunk_at<T>(row: &[T], column: usize) -> &[T; LANES] {
     &chunks[0]
 }
 
-/// Turns the scores of a head into weights, exp(scaled score - largest), zero where there is no position; gives their sum.
+/// Turns the scores of a head into weights, exp(scaled score - largest), zero where there is no position; gives their
+/// sum.
 #[inline(always)]
 fn make_weights<S: Simd>(simd: S, head_dim: usize, positions: usize, scores: &mut [f32]) -> f32 {
     let scale = S::V::splat(1.0 / libm::sqrtf(head_dim as f32));
@@ -209,8 +209,8 @@ fn make_weights<S: Simd>(simd: S, head_dim: usize, positions: usize, scores: &mu
     total
 }
 
-/// `out[head] += sum over the block of weight[head] * value`, for C chunks of columns that begin at `column`; gives their
-/// columns. The block's own sum begins at zero and goes by position.
+/// `out[head] += sum over the block of weight[head] * value`, for C chunks of columns that begin at `column`; gives
+/// their columns. The block's own sum begins at zero and goes by position.
 #[inline(always)]
 fn weighted_sums<S: Simd, F: Format, const H: usize, const C: usize>(
     simd: S,

@@ -210,8 +210,8 @@ impl Pass<'_, '_> {
         }
     }
 
-    /// Unit u is token u % batch of head u / batch. Heads that share keys and values are computed together, as far as all
-    /// threads have something to do.
+    /// Unit u is token u % batch of head u / batch. Heads that share keys and values are computed together, as far as
+    /// all threads have something to do.
     fn attend(&mut self, layer: usize) {
         let config = self.model.config();
         let (query_size, head_dim) = (config.query_size(), config.head_dim);

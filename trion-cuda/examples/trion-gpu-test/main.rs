@@ -1,7 +1,7 @@
 //! Compares a GPU with the CPU, bit for bit, and measures it: `trion-gpu-test [--speed | --only-speed | --only-models |
 //! --only-models-brief | --only-kernels | --predict] [MODEL ...]`. With `--predict` it says how fast a GTX 1050 and an
-//! H100 ought to be, which needs no GPU; `--only-models-brief` computes few tokens, for a tool like compute-sanitizer that
-//! makes kernels a thousand times slower.
+//! H100 ought to be, which needs no GPU; `--only-models-brief` computes few tokens, for a tool like compute-sanitizer
+//! that makes kernels a thousand times slower.
 //!
 //! Models are files or directories; every kernel by itself and random models of awkward shapes come besides. Prints
 //! tables, and fails if a bit differs.
