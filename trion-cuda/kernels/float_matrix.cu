@@ -32,12 +32,6 @@ DEVICE void load_rows(const uint4* weights, int first, int rows, int chunks, int
     }
 }
 
-DEVICE void finish(float sum, const float* row_scales, int row, float* out, int sink) {
-    float y = fold(sum);
-    if ((threadIdx.x & 31) != 0) return;
-    put(sink, out + row, row_scales ? mul(y, row_scales[row]) : y);
-}
-
 // One token. Grid: 1, pieces of 32 rows.
 template <class W>
 DEVICE void product(const uint4* weights, const float* row_scales, const float* x, float* out, int rows, int cols,
@@ -63,7 +57,9 @@ DEVICE void product(const uint4* weights, const float* row_scales, const float* 
     }
 #pragma unroll
     for (int r = 0; r < ROWS; r++) {
-        if (first + r < rows) finish(acc[r], row_scales, first + r, out, sink);
+        float y = fold(acc[r]);
+        int row = first + r;
+        if (row < rows && lane == 0) put(sink, out + row, row_scales ? mul(y, row_scales[row]) : y);
     }
 }
 
@@ -79,7 +75,7 @@ DEVICE void products(const uint4* weights, const float* row_scales, const float*
     uint4 next[ROWS];
     load_rows(weights, first, rows, chunks, 0, next);
     in_turn();
-    float acc[ROWS][T] = {};
+    float acc[T * ROWS] = {};
     for (int i = 0; i < chunks; i++) {
         __syncthreads();
         for (int k = threadIdx.x; k < width * (T / 4); k += THREADS) {
@@ -106,23 +102,20 @@ DEVICE void products(const uint4* weights, const float* row_scales, const float*
                 float4 four = shared_x[e * 32 + lane][t / 4];
 #pragma unroll
                 for (int r = 0; r < ROWS; r++) {
-                    acc[r][t] = add(acc[r][t], mul(numbers[r], four.x));
-                    acc[r][t + 1] = add(acc[r][t + 1], mul(numbers[r], four.y));
-                    acc[r][t + 2] = add(acc[r][t + 2], mul(numbers[r], four.z));
-                    acc[r][t + 3] = add(acc[r][t + 3], mul(numbers[r], four.w));
+                    acc[t * ROWS + r] = add(acc[t * ROWS + r], mul(numbers[r], four.x));
+                    acc[(t + 1) * ROWS + r] = add(acc[(t + 1) * ROWS + r], mul(numbers[r], four.y));
+                    acc[(t + 2) * ROWS + r] = add(acc[(t + 2) * ROWS + r], mul(numbers[r], four.z));
+                    acc[(t + 3) * ROWS + r] = add(acc[(t + 3) * ROWS + r], mul(numbers[r], four.w));
                 }
             }
         }
     }
-#pragma unroll
-    for (int t = 0; t < T; t++) {
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (first + r < rows && token + t < tokens) {
-                finish(acc[r][t], row_scales, first + r, out + (size_t)(token + t) * rows, sink);
-            }
-        }
-    }
+    // Number t * ROWS + r goes to a lane, or to some, of which the first finishes it.
+    const int lanes = 32 / (T * ROWS);
+    float y = fold_many<T * ROWS>(acc, lane);
+    int row = first + lane / lanes % ROWS, t = token + lane / lanes / ROWS;
+    if (lane % lanes != 0 || row >= rows || t >= tokens) return;
+    put(sink, out + (size_t)t * rows + row, row_scales ? mul(y, row_scales[row]) : y);
 }
 
 #define PRODUCT(name, W)                                                                                               \
