@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 use trion_engine::roofline::{Card, token, total_ms};
-use trion_engine::{MemoryPlan, Model, SessionOptions};
+use trion_engine::{KernelSet, MemoryPlan, Model, SessionOptions};
 
 use crate::common::{CacheName, Failure, Outcome, print_line};
 
@@ -59,7 +59,7 @@ pub(crate) fn run(model: &Model, arguments: &PlanArguments, as_json: bool) -> Ou
     }
     let options =
         SessionOptions { max_batch: 64.min(context), cache: arguments.cache.into(), ..SessionOptions::new(context) };
-    let plan = MemoryPlan::new(model.core(), &options, CARD.multiprocessors);
+    let plan = MemoryPlan::new(model.core(), &options, CARD.multiprocessors, KernelSet::Sm61);
     let position = context - 1;
     let ms = total_ms(&token(model.core(), &options, position, &CARD));
     let fits = arguments.memory.is_none_or(|memory| plan.total() as u64 <= memory);

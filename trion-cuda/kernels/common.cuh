@@ -8,6 +8,7 @@ typedef signed char i8;
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
+typedef long long ptrdiff;
 
 #define DEVICE __device__ __forceinline__
 #define ALL_LANES 0xffffffffu

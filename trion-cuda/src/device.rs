@@ -10,7 +10,7 @@ use crate::kernels::{KernelSet, Kernels};
 
 /// Functions of the driver that are called. The bindings end the process where one is missing, so that they are looked
 /// for first; those of graphs came with CUDA 10 to 11.4, in 2021.
-const SYMBOLS: [&[u8]; 33] = [
+const SYMBOLS: [&[u8]; 34] = [
     b"cuCtxGetCurrent\0",
     b"cuCtxSetCurrent\0",
     b"cuCtxSynchronize\0",
@@ -20,6 +20,7 @@ const SYMBOLS: [&[u8]; 33] = [
     b"cuDeviceGetName\0",
     b"cuDevicePrimaryCtxRelease_v2\0",
     b"cuDevicePrimaryCtxRetain\0",
+    b"cuFuncSetAttribute\0",
     b"cuGraphDestroy\0",
     b"cuGraphExecDestroy\0",
     b"cuGraphInstantiateWithFlags\0",

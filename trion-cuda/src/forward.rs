@@ -1,10 +1,13 @@
 //! The forward pass of a batch, as a row of kernels in a stream.
 
+use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 use trion_core::{Activation, CacheType, Config, LayerNorm, Projection};
 
-use crate::error::Result;
+use crate::error::{Doing, Result};
+use crate::fives::{self, Blocks};
 use crate::kernels::{Arg, Job, Jobs, Kernel, Kernels, Shape, args, launch};
-use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS};
+use crate::layout::{Kind, PIECE_COLS, PIECE_ROWS, Packing};
 use crate::memory::{ARGMAX_BLOCKS, ATTENTION_HEADS, Piece};
 use crate::model::{DeviceLayer, DeviceLinear, DeviceMatrix, Inner};
 use crate::plan::quantized_stride;
@@ -153,11 +156,12 @@ impl Pass<'_> {
         let norm = layer.norms[norm as usize];
         let linear = |product: &Product| &layer.projections[product.0 as usize];
         let shared = products.windows(2).all(|pair| same_input(linear(&pair[0]), linear(&pair[1])));
-        let plain = products.iter().all(|product| linear(product).matrix.is_plain());
+        let plain = products.iter().all(|product| linear(product).matrix.kind.is_plain());
         let first = linear(&products[0]);
         if shared && plain && !self.takes_tiles(&first.matrix, self.batch) {
             let together = Together::new(products.iter().map(|p| (&linear(p).matrix, self.at(p.1), p.2)));
-            if self.batch == 1 && first.matrix.cols.is_multiple_of(32) && together.tiles <= WIDEST_ROW {
+            let fused = together.packing == Packing::Twos && together.tiles <= WIDEST_ROW;
+            if self.batch == 1 && fused && first.matrix.cols.is_multiple_of(32) {
                 return self.project_token(&together, first, source, norm);
             }
             self.prepare(first, source, norm, 0, self.batch)?;
@@ -176,7 +180,9 @@ impl Pass<'_> {
     fn prepare(&self, linear: &DeviceLinear, source: Piece, norm: u64, skip: usize, tokens: usize) -> Result<()> {
         let (config, matrix) = (self.config(), &linear.matrix);
         let kernels = self.kernels;
-        let in_registers = match matrix.cols.div_ceil(PREPARE_THREADS) {
+        // Zeros behind the columns, where weights are read in whole pieces.
+        let q_cols = matrix.cols.next_multiple_of(matrix.packing.piece_cols());
+        let in_registers = match q_cols.div_ceil(PREPARE_THREADS) {
             0..=2 => Some(kernels.prepare_row_2),
             3..=5 => Some(kernels.prepare_row_5),
             6..=8 => Some(kernels.prepare_row_8),
@@ -196,7 +202,7 @@ impl Pass<'_> {
                 config.projection_norm_eps,
                 self.at(Piece::Quantized),
                 quantized_stride(config),
-                matrix.cols.next_multiple_of(PIECE_COLS),
+                q_cols,
                 self.at(Piece::Scales),
                 self.work.sizes.spans,
             ];
@@ -215,7 +221,7 @@ impl Pass<'_> {
             config.widest_input(),
             self.at(Piece::Quantized),
             quantized_stride(config),
-            matrix.cols.next_multiple_of(PIECE_COLS),
+            q_cols,
             self.at(Piece::Scales),
             self.work.sizes.spans,
             matrix.span,
@@ -254,9 +260,39 @@ impl Pass<'_> {
         self.launch(kernel, [blocks, 1, 1], [32, groups * tiles], shared, args)
     }
 
+    /// [`Pass::multiply_together`] with weights of which five lie in a byte, for any number of tokens.
+    fn multiply_fives(&self, together: &Together, tokens: usize) -> Result<()> {
+        let (kernels, tiles) = (self.kernels, together.tiles);
+        let (jobs, units) = together.units();
+        let (q, q_stride) = (self.at(Piece::Quantized), quantized_stride(self.config()) / 16);
+        let (scales, spans) = (self.at(Piece::Scales), self.work.sizes.spans);
+        if tokens >= fives::GEMM_FROM {
+            let kernel = if together.pair { kernels.fives_gemm_pair } else { kernels.fives_gemm };
+            let args = args![jobs, units, q, q_stride, scales, spans, tiles, tokens];
+            let grid = [tokens.div_ceil(fives::GEMM_TOKENS), units.div_ceil(fives::GEMM_UNITS), 1];
+            return self.launch(newer(kernel)?, grid, [32, fives::GEMM_UNITS], 0, args);
+        }
+        let is_one = jobs.job[1].rows == 0;
+        let (kernel, at_once) = match (tokens, together.pair) {
+            (1, false) if is_one => (kernels.fives_gemv_one, 1),
+            (1, false) => (kernels.fives_gemv, 1),
+            (1, true) => (kernels.fives_gemv_pair, 1),
+            (_, false) => (kernels.fives_tokens, fives::TOKENS),
+            (_, true) => (kernels.fives_tokens_pair, fives::TOKENS),
+        };
+        let multiprocessors = self.model().device.multiprocessors();
+        let Blocks { groups, blocks, shared } = Blocks::new(units, tiles, multiprocessors, at_once);
+        let args = args![jobs, units, q, q_stride, scales, spans, tiles, groups, tokens];
+        let grid = [blocks, tokens.div_ceil(at_once), 1];
+        self.launch(newer(kernel)?, grid, [32, groups * tiles], shared, args)
+    }
+
     /// Products of plain ternary matrices that share an input, which is prepared, for few tokens.
     fn multiply_together(&self, together: &Together, tokens: usize) -> Result<()> {
-        let Together { jobs, tiles, pieces, pair } = *together;
+        let Together { jobs, tiles, pieces, pair, packing } = *together;
+        if packing == Packing::Fives {
+            return self.multiply_fives(together, tokens);
+        }
         let (kernels, multiprocessors) = (self.kernels, self.model().device.multiprocessors());
         let (q, q_stride) = (self.at(Piece::Quantized), quantized_stride(self.config()) / 16);
         let (scales, spans) = (self.at(Piece::Scales), self.work.sizes.spans);
@@ -283,7 +319,8 @@ impl Pass<'_> {
 
     /// Whether a product is made by tiles of rows and tokens: many tokens, where tensor cores do not take them.
     fn takes_tiles(&self, matrix: &DeviceMatrix, tokens: usize) -> bool {
-        let by_tensor_cores = self.kernels.ternary_tokens.is_some() && matrix.cols <= WIDEST_ROW * PIECE_COLS;
+        let by_tensor_cores = matrix.packing == Packing::Fives
+            || (self.kernels.ternary_tokens.is_some() && matrix.cols <= WIDEST_ROW * PIECE_COLS);
         tokens >= GEMM_TOKENS && !by_tensor_cores
     }
 
@@ -442,10 +479,11 @@ impl Pass<'_> {
     }
 }
 
-/// Plain ternary matrices that share an input.
+/// Plain ternary matrices that share an input, all stored in the same way.
 struct Together {
     jobs: Jobs,
-    /// Pieces of 256 columns in a row.
+    packing: Packing,
+    /// Pieces of columns in a row.
     tiles: usize,
     /// Pieces of 8 rows in all of them; of a pair, in one.
     pieces: usize,
@@ -456,11 +494,12 @@ struct Together {
 impl Together {
     /// Up to three matrices, where the outputs go, and how; a pair, if the second has an activation.
     fn new<'m>(products: impl Iterator<Item = (&'m DeviceMatrix, u64, Sink)>) -> Self {
-        let mut together = Together { jobs: Jobs::default(), tiles: 0, pieces: 0, pair: false };
+        let (jobs, packing) = (Jobs::default(), Packing::Twos);
+        let mut together = Together { jobs, packing, tiles: 0, pieces: 0, pair: false };
         together.jobs.begin = [i32::MAX; 2];
         for (i, (matrix, out, sink)) in products.enumerate() {
             let jobs = &mut together.jobs;
-            together.tiles = matrix.cols.div_ceil(PIECE_COLS);
+            (together.packing, together.tiles) = (matrix.packing, matrix.tiles());
             together.pair = i == 1 && matches!(sink, Sink::Relu2 | Sink::Silu);
             if together.pair {
                 jobs.job[0].sink = sink as i32;
@@ -482,7 +521,8 @@ impl Together {
         together
     }
 
-    /// The same for `kernels/tokens.cu`, and its number of units: two pieces of 8 rows of a matrix, or one of a pair.
+    /// The same for `kernels/tokens.cu` and `kernels/fives.cuh`, and the number of units: two pieces of 8 rows of a
+    /// matrix, or one of a pair.
     fn units(&self) -> (Jobs, usize) {
         let mut jobs = self.jobs;
         if self.pair {
@@ -497,6 +537,11 @@ impl Together {
         }
         (jobs, units)
     }
+}
+
+/// A kernel that only newer cards have, as those do that have what it is for.
+pub(crate) fn newer(kernel: Option<Kernel>) -> Result<Kernel> {
+    kernel.ok_or(DriverError(CUresult::CUDA_ERROR_NOT_FOUND)).doing("looking for a kernel")
 }
 
 /// Groups of warps in a block of threads, and blocks, for so many pieces of rows of `tiles` pieces of columns, of which a
@@ -522,7 +567,8 @@ pub(crate) fn output_shape(head_dim: usize, parts: usize, multiprocessors: usize
 
 /// Whether two projections read the same prepared input.
 fn same_input(a: &DeviceLinear, b: &DeviceLinear) -> bool {
-    a.norm == 0 && b.norm == 0 && a.matrix.span == b.matrix.span && a.matrix.cols == b.matrix.cols
+    let (m, n) = (&a.matrix, &b.matrix);
+    a.norm == 0 && b.norm == 0 && m.span == n.span && m.cols == n.cols && m.packing == n.packing
 }
 
 /// Warps that share the columns of a row of `tiles` pieces: so many that all of them run at once, of those the number

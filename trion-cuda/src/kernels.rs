@@ -4,12 +4,16 @@ use std::ffi::{CString, c_void};
 use std::ptr;
 use std::sync::Arc;
 
-use cudarc::driver::result::{launch_kernel, module};
+use cudarc::driver::result::{function, launch_kernel, module};
 use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use miniz_oxide::inflate::decompress_to_vec_zlib;
 
 use crate::error::{Doing, Result};
+
+/// Bytes of dynamic shared memory that a block of threads of the kernels of newer cards may have: every card of compute
+/// capability 9.0 and newer has 99 KiB for one.
+pub(crate) const MOST_SHARED: usize = 96 << 10;
 
 /// Which PTX is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,25 @@ impl Module {
     }
 }
 
+impl Kernel {
+    /// The same with room for [`MOST_SHARED`] bytes of dynamic shared memory, and with as little of a cache for other memory
+    /// as there may be, since what it reads it reads once.
+    fn with_shared_memory(self) -> Result<Self> {
+        use sys::CUfunction_attribute_enum as Attribute;
+        for (attribute, value) in [
+            (Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MOST_SHARED as i32),
+            // Per cent.
+            (Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
+        ] {
+            // SAFETY: the kernel's module is loaded.
+            #[expect(unsafe_code, reason = "a handle of the driver's")]
+            let set = unsafe { function::set_function_attribute(self.function, attribute, value) };
+            set.doing("asking for shared memory")?;
+        }
+        Ok(self)
+    }
+}
+
 impl Drop for Module {
     fn drop(&mut self) {
         // An error of the driver's at the end helps nobody.
@@ -77,11 +100,12 @@ macro_rules! ptx {
 }
 
 macro_rules! kernels {
-    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)* only $only:literal: $($new:ident)*;) => {
+    ($($file:literal $(and $newer:literal)?: $($kernel:ident)*;)*
+        $(only $only:literal $(with $shared:ident)?: $($new:ident)*;)*) => {
         /// Every kernel, by its name in `trion-cuda/kernels`.
         pub(crate) struct Kernels {
             $($(pub(crate) $kernel: Kernel,)*)*
-            $(pub(crate) $new: Option<Kernel>,)*
+            $($(pub(crate) $new: Option<Kernel>,)*)*
             /// Which of them these are.
             pub(crate) set: KernelSet,
             /// What they belong to.
@@ -91,7 +115,7 @@ macro_rules! kernels {
         impl Kernels {
             /// The names of all, and of those that only newer cards have.
             pub(crate) const NAMES: &[&str] = &[$($(stringify!($kernel),)*)*];
-            pub(crate) const NEW_NAMES: &[&str] = &[$(stringify!($new),)*];
+            pub(crate) const NEW_NAMES: &[&str] = &[$($(stringify!($new),)*)*];
 
             /// Hands the PTX to the driver, which compiles it for the card and remembers that on disk.
             pub(crate) fn load(context: &Arc<CudaContext>, set: KernelSet) -> Result<Self> {
@@ -104,13 +128,19 @@ macro_rules! kernels {
                     $($kernel = module.kernel(stringify!($kernel), waits)?;)*
                     modules.push(module);
                 })*
-                $(let mut $new = None;)*
+                $($(let mut $new = None;)*)*
                 if set == KernelSet::Sm90 {
-                    let module = Module::load(context, ptx!($only))?;
-                    $($new = Some(module.kernel(stringify!($new), true)?);)*
-                    modules.push(module);
+                    $({
+                        let module = Module::load(context, ptx!($only))?;
+                        let with: &[&str] = &[$(stringify!($shared))?];
+                        $({
+                            let kernel = module.kernel(stringify!($new), true)?;
+                            $new = Some(if with.is_empty() { kernel } else { kernel.with_shared_memory()? });
+                        })*
+                        modules.push(module);
+                    })*
                 }
-                Ok(Kernels { $($($kernel,)*)* $($new,)* set, _modules: modules })
+                Ok(Kernels { $($($kernel,)*)* $($($new,)*)* set, _modules: modules })
             }
         }
     };
@@ -143,6 +173,9 @@ kernels! {
     "sm_61/ternary.ptx" and "sm_90/ternary.ptx": ternary_gemv ternary_gemv_4 ternary_gemv_pair ternary_gemv_pair_4
         ternary_groups;
     "sm_61/top_k.ptx" and "sm_90/top_k.ptx": top_k_logits top_k_candidates;
+    only "sm_90/fives.ptx" with shared_memory: fives_gemv fives_gemv_one fives_gemv_pair fives_tokens
+        fives_tokens_pair;
+    only "sm_90/fives_gemm.ptx": fives_gemm fives_gemm_pair;
     only "sm_90/tokens.ptx": ternary_tokens ternary_tokens_pair;
 }
 
@@ -317,6 +350,7 @@ mod tests {
         for (compressed, text) in [
             (&ptx!("sm_61/project.ptx")[..], include_str!("../ptx/sm_61/project.ptx")),
             (ptx!("sm_90/project.ptx"), include_str!("../ptx/sm_90/project.ptx")),
+            (ptx!("sm_90/fives.ptx"), include_str!("../ptx/sm_90/fives.ptx")),
             (ptx!("sm_90/tokens.ptx"), include_str!("../ptx/sm_90/tokens.ptx")),
         ] {
             assert!(expand(compressed) == text.as_bytes());

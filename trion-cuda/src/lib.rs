@@ -22,6 +22,7 @@
 pub mod check;
 mod device;
 mod error;
+mod fives;
 mod forward;
 mod kernels;
 mod layout;

@@ -9,9 +9,11 @@ use trion_core::{Error as CoreError, TokenLogit};
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::forward::warps_for;
+use crate::fives::{self, Blocks};
+use crate::forward::{newer, warps_for};
 use crate::kernels::{Arg, Job, Jobs, Kernel, KernelSet, Shape, args, launch};
-use crate::layout::{PIECE_BYTES, PIECE_COLS, PIECE_ROWS, aligned};
+pub use crate::layout::Packing;
+use crate::layout::{PIECE_BYTES, aligned};
 use crate::roofline::Card;
 use crate::session::CudaSession;
 use crate::top_k;
@@ -48,17 +50,27 @@ pub fn copy_bandwidth(device: &CudaDevice) -> Result<f64> {
     Ok(2.0 * (LAUNCHES * COPY_BYTES) as f64 / seconds / 1e9)
 }
 
-/// Microseconds of the product of a ternary matrix `[rows, cols]` with one token, in a graph, with weights that no
-/// cache holds. `warps` share the columns of a row; 0 for as many as a session takes.
+/// The product of a ternary matrix with one token, as a session makes it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gemv {
+    /// Microseconds of one.
+    pub micros: f64,
+    /// Bytes of the weights, those that fill pieces up counted.
+    pub bytes: usize,
+}
+
+/// Times the product of a ternary matrix `[rows, cols]` with one token, whose activations are quantised already, in a graph,
+/// with weights that no cache holds.
 ///
 /// # Errors
-/// [`crate::Error::Memory`] without 400 MB of free memory, [`crate::Error::Driver`].
-pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) -> Result<f64> {
+/// [`crate::Error::Memory`] without 400 MB of free memory, [`crate::Error::Driver`]; the latter also for [`Packing::Fives`]
+/// where the kernels are not [`KernelSet::Sm90`], or of more than 10,240 columns.
+pub fn gemv(device: &CudaDevice, [rows, cols]: [usize; 2], packing: Packing) -> Result<Gemv> {
     let stream = device.stream()?;
-    let (pieces, tiles) = (rows.div_ceil(PIECE_ROWS), cols.div_ceil(PIECE_COLS));
+    let (pieces, tiles) = (packing.pieces(rows), cols.div_ceil(packing.piece_cols()));
     let weights = pieces * tiles * PIECE_BYTES;
     let count = (WEIGHT_BYTES / weights).clamp(4, 256);
-    let (input, output) = (aligned(tiles * PIECE_COLS), aligned(4 * rows));
+    let (input, output) = (aligned(tiles * packing.piece_cols()), aligned(4 * rows));
     let mut memory =
         device.allocate(&stream, count * weights + input + output + 8, "a measurement", "close other programs")?;
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -68,8 +80,16 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
         state ^= state << 17;
         (state >> 24) as u32
     };
-    // Codes 0 to 2: a 3 becomes a 1.
-    let trits: Vec<u32> = (0..weights / 4).map(|_| next()).map(|w| w & !((w & (w >> 1) & 0x5555_5555) << 1)).collect();
+    let mut word = || match packing {
+        // Codes 0 to 2: a 3 becomes a 1.
+        Packing::Twos => {
+            let bits = next();
+            bits & !((bits & (bits >> 1) & 0x5555_5555) << 1)
+        }
+        // Any byte is five trits.
+        Packing::Fives => next(),
+    };
+    let trits: Vec<u32> = (0..weights / 4).map(|_| word()).collect();
     let activations: Vec<u32> = (0..input / 4).map(|_| next()).collect();
     for i in 0..count {
         let mut piece = memory.slice_mut(i * weights..(i + 1) * weights);
@@ -81,18 +101,31 @@ pub fn gemv_time(device: &CudaDevice, rows: usize, cols: usize, warps: usize) ->
     let q = base + (count * weights) as u64;
     let (out, scales) = (q + input as u64, q + (input + output) as u64);
 
-    let warps = if warps == 0 { warps_for(tiles, pieces, device.multiprocessors()) } else { warps };
-    let shape = Shape { grid: [1, pieces, 1], block: [32, warps], shared: 0 };
+    let (kernels, multiprocessors) = (device.kernels(), device.multiprocessors());
+    let (warps, units) = (warps_for(tiles, pieces, multiprocessors), rows.div_ceil(fives::UNIT_ROWS));
+    let fives_blocks = Blocks::new(units, tiles, multiprocessors, 1);
     let graph = graph(&stream, || {
         for i in 0..count {
             let weights = base + (i * weights) as u64;
             let job = Job { weights, out, scale: 1.0, divide: 0, rows: rows as i32, sink: 0 };
-            let args = args![Jobs::one(job), q, input / 16, scales, 1, tiles, 1];
-            launch(&stream, device.kernels().ternary_gemv, shape, args)?;
+            let jobs = Jobs::one(job);
+            match packing {
+                Packing::Twos => {
+                    let shape = Shape { grid: [1, pieces, 1], block: [32, warps], shared: 0 };
+                    launch(&stream, kernels.ternary_gemv, shape, args![jobs, q, input / 16, scales, 1, tiles, 1])?;
+                }
+                Packing::Fives => {
+                    let Blocks { groups, blocks, shared } = fives_blocks;
+                    let shape = Shape { grid: [blocks, 1, 1], block: [32, groups * tiles], shared };
+                    let args = args![jobs, units, q, input / 16, scales, 1, tiles, groups, 1];
+                    launch(&stream, newer(kernels.fives_gemv_one)?, shape, args)?;
+                }
+            }
         }
         Ok(())
     })?;
-    Ok(seconds_of(&stream, &graph)? / count as f64 * 1e6)
+    let micros = seconds_of(&stream, &graph)? / count as f64 * 1e6;
+    Ok(Gemv { micros, bytes: weights })
 }
 
 /// What `src/roofline.rs` reckons with, of this card and the kernels that are loaded.

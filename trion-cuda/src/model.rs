@@ -7,13 +7,15 @@ use trion_core::{Config, LayerNorm, Matrix, Model, Projection, Rescale, Session}
 
 use crate::device::CudaDevice;
 use crate::error::{Doing, Error, Result};
-use crate::layout::{Kind, aligned, matrix_image};
+use crate::layout::{Kind, Packing, aligned, matrix_image};
 use crate::plan::weights_bytes;
 
 /// A matrix on the device.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeviceMatrix {
     pub(crate) kind: Kind,
+    /// How plain ternary weights are stored.
+    pub(crate) packing: Packing,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     /// Address of the weights.
@@ -27,9 +29,9 @@ pub(crate) struct DeviceMatrix {
 }
 
 impl DeviceMatrix {
-    /// Whether it is ternary with one scale, which is what the fast kernels take.
-    pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.kind, Kind::Multiply | Kind::Divide)
+    /// Pieces of columns of a row of plain ternary weights.
+    pub(crate) fn tiles(&self) -> usize {
+        self.cols.div_ceil(self.packing.piece_cols())
     }
 }
 
@@ -84,19 +86,20 @@ impl CudaModel {
         }
         let stream = device.stream()?;
         let advice = "take a model with fewer parameters, or quantise its embedding to int8 (trion quantize)";
-        let memory = device.allocate(&stream, weights_bytes(model), "the model", advice)?;
+        let memory = device.allocate(&stream, weights_bytes(model, device.kernel_set()), "the model", advice)?;
         let base = memory.device_ptr(&stream).0;
         let mut upload = Upload { base, stream, memory, used: 0 };
 
-        let embedding = upload.matrix(model.embedding())?;
-        let head = if model.is_tied() { embedding } else { upload.matrix(model.head())? };
+        let embedding = upload.matrix(model.embedding(), Packing::Twos)?;
+        let head = if model.is_tied() { embedding } else { upload.matrix(model.head(), Packing::Twos)? };
         let norm = upload.floats(model.norm())?;
         let mut layers = Vec::with_capacity(model.layers().len());
         for layer in model.layers() {
             let mut projections = [DeviceLinear { matrix: embedding, norm: 0 }; Projection::ALL.len()];
-            for (to, linear) in projections.iter_mut().zip(&layer.projections) {
+            let packings = Packing::of_layer(device.kernel_set(), layer);
+            for ((to, linear), packing) in projections.iter_mut().zip(&layer.projections).zip(packings) {
                 let norm = linear.norm.map_or(Ok(0), |norm| upload.floats(norm))?;
-                *to = DeviceLinear { matrix: upload.matrix(&linear.matrix)?, norm };
+                *to = DeviceLinear { matrix: upload.matrix(&linear.matrix, packing)?, norm };
             }
             let mut norms = [0; LayerNorm::ALL.len()];
             for (to, norm) in norms.iter_mut().zip(layer.norms) {
@@ -167,9 +170,9 @@ impl Upload {
         self.bytes(bytemuck::cast_slice(values))
     }
 
-    fn matrix(&mut self, matrix: &Matrix<'_>) -> Result<DeviceMatrix> {
+    fn matrix(&mut self, matrix: &Matrix<'_>, packing: Packing) -> Result<DeviceMatrix> {
         let [rows, cols] = matrix.shape();
-        let (weights, scales) = matrix_image(matrix);
+        let (weights, scales) = matrix_image(matrix, packing);
         let (scale, span) = match matrix {
             Matrix::Ternary(m) => match m.rescale() {
                 Rescale::Multiply(scale) | Rescale::Divide(scale) => (scale, cols),
@@ -178,6 +181,6 @@ impl Upload {
             Matrix::Float(_) => (1.0, 0),
         };
         let (weights, scales) = (self.bytes(&weights)?, self.bytes(&scales)?);
-        Ok(DeviceMatrix { kind: Kind::of(matrix), rows, cols, weights, scales, scale, span })
+        Ok(DeviceMatrix { kind: Kind::of(matrix), packing, rows, cols, weights, scales, scale, span })
     }
 }

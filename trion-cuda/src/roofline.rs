@@ -8,8 +8,10 @@
 
 use trion_core::{LayerNorm, Linear, Matrix, Model, Projection, SessionOptions};
 
+use crate::fives::{self, Blocks};
 use crate::forward::{PROJECT_ROUNDS, PROJECT_WARPS, WIDEST_ROW, output_shape, project_shape};
-use crate::layout::{Kind, PIECE_BYTES, PIECE_COLS, PIECE_ROWS, matrix_bytes};
+use crate::kernels::KernelSet;
+use crate::layout::{LAUNCHES, PIECE_BYTES, PIECE_COLS, PIECE_ROWS, Packing, matrix_bytes, share_a_launch};
 use crate::memory::{ARGMAX_BLOCKS, Sizes};
 
 /// Cycles of an instruction of a warp that is alone, in those of an addition: the mean over the kernels of a token of
@@ -82,6 +84,11 @@ impl Card {
 
     /// The same card with its own kernels.
     pub const H100_OVERLAPPING: Card = Card { gap: 0.52, overlaps: true, ..Card::H100 };
+
+    /// Which kernels it takes.
+    const fn kernel_set(&self) -> KernelSet {
+        if self.overlaps { KernelSet::Sm90 } else { KernelSet::Sm61 }
+    }
 
     /// Cycles of a part of a kernel: of instructions of each of a multiprocessor's warps, or of one that is alone and
     /// waits for so many reads of the second-level cache, whichever is more. `integers` is the share of integer ones.
@@ -191,9 +198,9 @@ impl Launches<'_> {
     }
 
     /// A product of one token with a matrix that is no plain ternary one: `kernels/float_matrix.cu` and its like.
-    fn product(&mut self, name: &'static str, matrix: &Matrix<'_>) {
+    fn product(&mut self, name: &'static str, matrix: &Matrix<'_>, packing: Packing) {
         let [rows, cols] = matrix.shape();
-        let bytes = matrix_bytes(matrix).iter().sum();
+        let bytes = matrix_bytes(matrix, packing).iter().sum();
         // Of 512 bytes: as for int8, the largest number of them; ternary ones as in `project`.
         let (per_warp, each) = if matches!(matrix, Matrix::Float(_)) { (4, 290.0 / 4.0) } else { (8, PIECE) };
         let stream = each * (bytes / PIECE_BYTES) as f64 / rows.div_ceil(per_warp) as f64 + 450.0;
@@ -203,17 +210,19 @@ impl Launches<'_> {
         self.add(name, &Work { shape, bytes, dp4a, stream, stream_integers, ..Work::default() });
     }
 
-    /// A projection of one token, and those that share its input: `project_token` of `src/forward.rs`.
-    fn project(&mut self, name: &'static str, linears: &[&Linear<'_>], has_norm: bool) {
+    /// A projection of one token, and those that share its input, each stored in its way: `project` of `src/forward.rs`.
+    fn project(&mut self, name: &'static str, linears: &[&Linear<'_>], packings: &[Packing], has_norm: bool) {
         let [_, cols] = linears[0].matrix.shape();
-        let is_fused = linears.iter().all(|linear| is_plain(linear) && linear.matrix.shape()[1] == cols)
-            && (linears.len() == 1 || linears.iter().all(|linear| linear.norm.is_none()))
-            && cols.is_multiple_of(WARP)
-            && cols <= WIDEST_ROW * PIECE_COLS;
-        if !is_fused {
-            for linear in linears {
+        let shared = share_a_launch(linears);
+        if shared && packings[0] == Packing::Fives {
+            self.prepare(cols, 1);
+            self.fives(name, linears);
+            return;
+        }
+        if !(shared && cols.is_multiple_of(WARP) && cols <= WIDEST_ROW * PIECE_COLS) {
+            for (linear, packing) in linears.iter().zip(packings) {
                 self.prepare(linear.matrix.shape()[1], 1);
-                self.product(name, &linear.matrix);
+                self.product(name, &linear.matrix, *packing);
             }
             return;
         }
@@ -244,6 +253,28 @@ impl Launches<'_> {
             stream_integers: 0.8,
             stream_reads: 0.0,
             last: 110.0,
+        };
+        self.add(name, &work);
+    }
+
+    /// Products of one token with matrices of which five weights lie in a byte: `kernels/fives.cu`.
+    fn fives(&mut self, name: &'static str, linears: &[&Linear<'_>]) {
+        let (counted, unit_rows) = if name == GATE_UP { (1, PIECE_ROWS) } else { (linears.len(), fives::UNIT_ROWS) };
+        let units = linears[..counted].iter().map(|linear| linear.matrix.shape()[0].div_ceil(unit_rows)).sum();
+        let tiles = linears[0].matrix.shape()[1].div_ceil(Packing::Fives.piece_cols());
+        let Blocks { groups, blocks, .. } = Blocks::new(units, tiles, self.card.multiprocessors, 1);
+        let bytes = linears.iter().map(|linear| matrix_bytes(&linear.matrix, Packing::Fives)[0]).sum();
+        let warps = groups * tiles;
+        let work = Work {
+            shape: [blocks, WARP * warps],
+            bytes,
+            ahead: bytes.min(blocks * warps * fives::DEPTH * 2 * PIECE_BYTES),
+            input: 80.0,
+            reads: 1.0,
+            stream: units.div_ceil(groups * blocks) as f64 * FIVES_UNIT,
+            stream_integers: 0.8,
+            last: 150.0,
+            ..Work::default()
         };
         self.add(name, &work);
     }
@@ -291,19 +322,17 @@ impl Launches<'_> {
     }
 }
 
-/// Instructions for 8 rows by 256 columns in `kernels/project.cu`.
+/// Instructions for 8 rows by 256 columns in `kernels/project.cu`, and for 16 by 320 in `kernels/fives.cu`.
 const PIECE: f64 = 81.0;
+const FIVES_UNIT: f64 = 205.0;
 const GATE_UP: &str = "gate, up";
-fn is_plain(linear: &Linear<'_>) -> bool {
-    matches!(Kind::of(&linear.matrix), Kind::Multiply | Kind::Divide)
-}
 
-/// What is projected from one input: names, projections, and the norm before.
-const PROJECTIONS: [(&str, &[Projection], LayerNorm); 4] = [
-    ("query, key, value", &[Projection::Query, Projection::Key, Projection::Value], LayerNorm::Attention),
-    ("output", &[Projection::Output], LayerNorm::AttentionSub),
-    (GATE_UP, &[Projection::Gate, Projection::Up], LayerNorm::Mlp),
-    ("down", &[Projection::Down], LayerNorm::MlpSub),
+/// What is projected from one input, as [`LAUNCHES`] has it: names, and the norm before.
+const PROJECTIONS: [(&str, LayerNorm); LAUNCHES.len()] = [
+    ("query, key, value", LayerNorm::Attention),
+    ("output", LayerNorm::AttentionSub),
+    (GATE_UP, LayerNorm::Mlp),
+    ("down", LayerNorm::MlpSub),
 ];
 
 /// The kernels of a token at a position that is computed and chosen on the GPU, as `src/forward.rs` launches them.
@@ -312,19 +341,21 @@ pub fn token(model: &Model<'_>, options: &SessionOptions, position: usize, card:
     let mut launches = Launches { card, all: Vec::new() };
     let shape = [config.hidden_size.div_ceil(256), 256];
     // The position, the token, its row.
-    let row = matrix_bytes(model.embedding()).iter().sum::<usize>() / config.vocab_size;
+    let row = matrix_bytes(model.embedding(), Packing::Twos).iter().sum::<usize>() / config.vocab_size;
     launches.add("embedding", &Work { shape, bytes: row, input: 120.0, reads: 2.0, ..Work::default() });
     for layer in model.layers() {
-        for (i, (name, projections, norm)) in PROJECTIONS.into_iter().enumerate() {
+        let packings = Packing::of_layer(card.kernel_set(), layer);
+        for (i, ((name, norm), projections)) in PROJECTIONS.into_iter().zip(LAUNCHES).enumerate() {
             let linears: Vec<&Linear<'_>> = projections.iter().map(|p| layer.projection(*p)).collect();
-            launches.project(name, &linears, layer.norm(norm).is_some());
+            let packings: Vec<Packing> = projections.iter().map(|p| packings[*p as usize]).collect();
+            launches.project(name, &linears, &packings, layer.norm(norm).is_some());
             if i == 0 {
                 launches.attend(model, options, position);
             }
         }
     }
     launches.prepare(config.hidden_size, 1);
-    launches.product("head", model.head());
+    launches.product("head", model.head(), Packing::Twos);
     let each = config.vocab_size.div_ceil(ARGMAX_BLOCKS * 256) as f64;
     let parts = Work { shape: [ARGMAX_BLOCKS, 256], input: 170.0 + 12.0 * each, reads: each, ..Work::default() };
     launches.add("largest logits", &parts);
@@ -338,7 +369,7 @@ pub fn prompt(model: &Model<'_>, options: &SessionOptions, tokens: usize, card: 
     let config = model.config();
     let mut launches = Launches { card, all: Vec::new() };
     for layer in model.layers() {
-        for (i, (name, projections, _)) in PROJECTIONS.into_iter().enumerate() {
+        for (i, ((name, _), projections)) in PROJECTIONS.into_iter().zip(LAUNCHES).enumerate() {
             for (j, projection) in projections.iter().enumerate() {
                 let matrix = &layer.projection(*projection).matrix;
                 let [rows, cols] = matrix.shape();
@@ -352,7 +383,7 @@ pub fn prompt(model: &Model<'_>, options: &SessionOptions, tokens: usize, card: 
                     if matches!(projection, Projection::Output | Projection::Down | Projection::Up) { 2 } else { 1 };
                 let work = Work {
                     shape: [blocks, 128],
-                    bytes: matrix_bytes(matrix)[0] + tokens * (cols + 4 * rows * reads),
+                    bytes: matrix_bytes(matrix, Packing::Twos)[0] + tokens * (cols + 4 * rows * reads),
                     dp4a: blocks * 64 * 64 * tiles * PIECE_COLS / 4,
                     stream: 4.0 * tiles as f64 * (512.0 + 158.0) + 600.0,
                     stream_integers: 0.9,
@@ -370,7 +401,7 @@ pub fn prompt(model: &Model<'_>, options: &SessionOptions, tokens: usize, card: 
         }
     }
     launches.prepare(config.hidden_size, 1);
-    launches.product("head", model.head());
+    launches.product("head", model.head(), Packing::Twos);
     launches.all
 }
 

@@ -63,4 +63,4 @@ pub use trion_core::{
     SamplerOptions, Serial, SessionOptions, TokenLogit,
 };
 #[cfg(feature = "cuda")]
-pub use trion_cuda::{Error as CudaError, MemoryPlan, roofline};
+pub use trion_cuda::{Error as CudaError, KernelSet, MemoryPlan, roofline};

@@ -19,7 +19,7 @@
 use std::mem::MaybeUninit;
 
 #[cfg(feature = "cuda")]
-use trion_engine::{Device, MemoryPlan};
+use trion_engine::{Device, KernelSet, MemoryPlan};
 
 use crate::edge::{call, handle, sized_output};
 use crate::model::{Loaded, trion_model};
@@ -72,11 +72,12 @@ const MOST_MULTIPROCESSORS: usize = 1 << 16;
 #[cfg(feature = "cuda")]
 #[expect(clippy::unnecessary_wraps, reason = "a library without GPUs fails")]
 fn planned(model: &Loaded, plan: &Plan) -> Result<trion_gpu_memory, Failure> {
-    let multiprocessors = match &model.runtime.device {
-        Device::Cuda(device) => device.multiprocessors(),
-        _ => MOST_MULTIPROCESSORS,
+    let (multiprocessors, set) = match &model.runtime.device {
+        Device::Cuda(device) => (device.multiprocessors(), device.kernel_set()),
+        // Those that take the most.
+        _ => (MOST_MULTIPROCESSORS, KernelSet::Sm61),
     };
-    let plan = MemoryPlan::new(model.model.core(), &plan.core, multiprocessors);
+    let plan = MemoryPlan::new(model.model.core(), &plan.core, multiprocessors, set);
     Ok(trion_gpu_memory { weights: plan.weights, embedding: plan.embedding, cache: plan.cache, scratch: plan.scratch })
 }
 

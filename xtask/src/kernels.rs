@@ -37,7 +37,7 @@ const SETS: [Set; 2] = [
         architecture: "compute_61",
         machine: "sm_61",
         version: ".version 6.0",
-        without: &["tokens.ptx"],
+        without: &["fives.ptx", "fives_gemm.ptx", "tokens.ptx"],
     },
     Set {
         name: "sm_90",

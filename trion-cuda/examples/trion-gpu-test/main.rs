@@ -161,6 +161,10 @@ fn shapes() -> Vec<(String, Config, FloatFormat)> {
         (1280, 10_300, 8, 2, 160),
         (300, 260, 2, 1, 320),
         (192, 320, 6, 2, 32),
+        // So large that newer cards store five trits in a byte: gate and up of odd width; queries, keys and values together,
+        // and one matrix, of wide rows.
+        (1000, 40_500, 5, 1, 34),
+        (9216, 600, 72, 2, 128),
     ];
     let formats = [FloatFormat::Keep, FloatFormat::F16, FloatFormat::Int8];
     sizes

@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use trion_core::{CacheType, Progress, Sampler, SamplerOptions, SessionOptions};
+use trion_cuda::measure::{Gemv, Packing};
 use trion_cuda::roofline::{self, Card, Launch, total_ms};
-use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, measure};
+use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, MemoryPlan, measure};
 use trion_engine::{FloatFormat, Model, Pool, SHAPE_2B4T, random_model};
 
 use crate::compare::compare;
@@ -14,12 +15,17 @@ use crate::{Outcome, tokens};
 pub(crate) fn speed_of_gemv(device: &CudaDevice) -> Outcome<()> {
     let copy = measure::copy_bandwidth(device)?;
     println!("copy: {copy:.0} GB/s, read and written");
-    println!("{:>7}  {:>6}  {:>8}  {:>6}  {:>10}", "rows", "cols", "us", "GB/s", "of a copy");
+    println!("{:>7}  {:>6}  {:>4}  {:>8}  {:>6}  {:>10}", "rows", "cols", "bits", "us", "GB/s", "of a copy");
     let shapes = [(2560, 2560), (3840, 2560), (6912, 2560), (13_824, 2560), (2560, 6912), (55_296, 5120)];
     for (rows, cols) in shapes {
-        let micros = measure::gemv_time(device, rows, cols, 0)?;
-        let rate = (rows * cols / 4 + cols + 4 * rows) as f64 / micros / 1e3;
-        println!("{rows:>7}  {cols:>6}  {micros:>8.2}  {rate:>6.0}  {:>8.1} %", 100.0 * rate / copy);
+        for (packing, bits) in [(Packing::Twos, 2.0), (Packing::Fives, 1.6)] {
+            if packing == Packing::Fives && device.kernel_set() != KernelSet::Sm90 {
+                continue;
+            }
+            let Gemv { micros, bytes } = measure::gemv(device, [rows, cols], packing)?;
+            let rate = (bytes + cols + 4 * rows) as f64 / micros / 1e3;
+            println!("{rows:>7}  {cols:>6}  {bits:>4}  {micros:>8.2}  {rate:>6.0}  {:>8.1} %", 100.0 * rate / copy);
+        }
     }
     Ok(())
 }
@@ -73,7 +79,8 @@ fn print_launches(what: &str, launches: &[Launch], card: &Card) {
 pub(crate) fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
     let model = random_model(&SHAPE_2B4T, FloatFormat::Int8, 1)?;
     let options = OPTIONS;
-    println!("{:?}", trion_cuda::MemoryPlan::new(model.core(), &options, device.multiprocessors()));
+    let (multiprocessors, set) = (device.multiprocessors(), device.kernel_set());
+    println!("{:?}", MemoryPlan::new(model.core(), &options, multiprocessors, set));
     let start = Instant::now();
     let uploaded = CudaModel::upload(device, model.core())?;
     println!("2b4t shape, int8 head: upload {:.2} s", start.elapsed().as_secs_f64());

@@ -6,7 +6,7 @@ use trion_core::{FloatData, FloatMatrix, Matrix, Rescale, TernaryMatrix};
 use super::case::{Case, Format};
 use super::reference::{self, Span};
 use crate::error::Result;
-use crate::layout::{Kind, matrix_image};
+use crate::layout::{Kind, Packing, matrix_image};
 
 /// What happens to an output; as `SINK_...` in `kernels/common.cuh`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +93,11 @@ pub(super) struct Trits {
 
 impl Trits {
     pub(super) fn new(random: &mut Random, rows: usize, cols: usize, rule: Rule) -> Result<Self> {
+        Self::packed(random, [rows, cols], rule, Packing::Twos)
+    }
+
+    /// Stored in this way.
+    pub(super) fn packed(random: &mut Random, [rows, cols]: [usize; 2], rule: Rule, packing: Packing) -> Result<Self> {
         let trits = random.trits(rows * cols);
         let mut packed = vec![trion_core::ternary::FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
         for (row, trits) in trits.chunks_exact(cols).enumerate() {
@@ -113,7 +118,7 @@ impl Trits {
             Rule::Divide(scale) => Rescale::Divide(scale),
             Rule::Groups(size) => Rescale::Groups { size, scales: &scales },
         };
-        let image = matrix_image(&Matrix::from(TernaryMatrix::new(rows, cols, &packed, rescale)?));
+        let image = matrix_image(&Matrix::from(TernaryMatrix::new(rows, cols, &packed, rescale)?), packing);
         Ok(Trits { rows, cols, rule, trits, multipliers, image })
     }
 
@@ -241,5 +246,5 @@ impl Floats {
 }
 
 fn image(rows: usize, cols: usize, data: FloatData<'_>) -> Result<(Vec<u8>, Vec<u8>)> {
-    Ok(matrix_image(&Matrix::from(FloatMatrix::new(rows, cols, data)?)))
+    Ok(matrix_image(&Matrix::from(FloatMatrix::new(rows, cols, data)?), Packing::Twos))
 }

@@ -10,6 +10,7 @@ mod attention;
 mod case;
 mod ceilings;
 mod data;
+mod fives;
 mod prepare;
 mod products;
 mod project;
@@ -71,6 +72,7 @@ pub fn kernels(device: &CudaDevice) -> Result<Vec<Check>> {
         prepare::check,
         project::check,
         products::check_ternary,
+        fives::check,
         products::check_float,
         attention::check_rotate,
         attention::check_token,

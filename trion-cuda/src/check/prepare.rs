@@ -6,7 +6,7 @@ use super::reference::{normed, quantized};
 use super::{Bench, Named, named};
 use crate::error::Result;
 use crate::kernels::{Shape, args};
-use crate::layout::PIECE_COLS;
+use crate::layout::Packing;
 
 /// Threads that prepare a row; as in `kernels/prepare.cu`.
 const THREADS: usize = 512;
@@ -67,6 +67,8 @@ impl Odd {
 #[derive(Debug, Clone, Copy)]
 struct Row {
     cols: usize,
+    /// How the weights are stored, which pads the quantised row.
+    packing: Packing,
     /// Whether there is the one norm, and the other.
     norms: [bool; 2],
     /// Columns that are quantised together; 0 for none.
@@ -76,6 +78,13 @@ struct Row {
     tokens: usize,
     odd: Odd,
     in_shared: bool,
+}
+
+impl Row {
+    /// Columns with the zeros behind them.
+    fn q_cols(self) -> usize {
+        self.cols.next_multiple_of(self.packing.piece_cols())
+    }
 }
 
 pub(super) fn check(bench: &mut Bench) -> Result<()> {
@@ -90,9 +99,11 @@ pub(super) fn check(bench: &mut Bench) -> Result<()> {
         for norms in [[false, false], [true, false], [false, true], [true, true]] {
             for (i, odd) in Odd::ALL.into_iter().enumerate() {
                 let (skip, tokens) = [(0, 1), (2, 1), (1, 3)][i % 3];
-                let row = Row { cols, norms, span: cols, skip, tokens, odd, in_shared: cols <= SHARED_COLS };
+                let packing = [Packing::Twos, Packing::Fives][i % 2];
+                let in_shared = cols <= SHARED_COLS;
+                let row = Row { cols, packing, norms, span: cols, skip, tokens, odd, in_shared };
                 // The one that a session takes, which is the first, and those for wider rows.
-                for (_, kernel) in kernels.iter().filter(|(width, _)| cols <= width * THREADS) {
+                for (_, kernel) in kernels.iter().filter(|(width, _)| row.q_cols() <= width * THREADS) {
                     check_row(bench, *kernel, row)?;
                 }
                 let group = [16, 48, 128, 256, 2576][i % 5];
@@ -123,9 +134,9 @@ fn check_prepare(bench: &mut Bench, row: Row) -> Result<()> {
 /// `writes_floats` says whether the kernel is the one that has somewhere to write floats to.
 fn check_launch(bench: &mut Bench, kernel: Named, row: Row, writes_floats: bool) -> Result<()> {
     let Row { cols, span, skip, tokens, in_shared, .. } = row;
-    let q_cols = cols.next_multiple_of(PIECE_COLS);
+    let q_cols = row.q_cols();
     // Strides are those of a model with a wider matrix.
-    let (q_stride, input_stride) = (q_cols + PIECE_COLS, cols + 5);
+    let (q_stride, input_stride) = (q_cols + row.packing.piece_cols(), cols + 5);
     let groups = if span == 0 { 1 } else { cols.div_ceil(span) };
     let spans = groups + 1;
     let mut case = bench.case();

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Format};
 use super::data::{Floats, Random, Rule, Sink, Trits};
-use super::project::{pair_of, rows_of};
+use super::project::{pair_of, rows_of, units_of};
 use super::reference::{self, Span};
 use super::{Bench, Named, named};
 use crate::error::Result;
@@ -74,7 +74,7 @@ pub(super) fn check_ternary(bench: &mut Bench) -> Result<()> {
 }
 
 /// Quantised inputs of some tokens, each in spans.
-fn inputs(random: &mut Random, tokens: usize, cols: usize, span: usize) -> Vec<Vec<Span>> {
+pub(super) fn inputs(random: &mut Random, tokens: usize, cols: usize, span: usize) -> Vec<Vec<Span>> {
     let one = |random: &mut Random, columns: usize| {
         let q = (0..columns).map(|_| random.bits() as i8).collect();
         // An infinity among the activations makes a scale of zero.
@@ -86,25 +86,25 @@ fn inputs(random: &mut Random, tokens: usize, cols: usize, span: usize) -> Vec<V
 }
 
 /// Where quantised inputs lie.
-struct Placed {
-    q: u64,
+pub(super) struct Placed {
+    pub(super) q: u64,
     /// From token to token, in pieces of 16 bytes.
-    q_stride: usize,
-    scales: u64,
+    pub(super) q_stride: usize,
+    pub(super) scales: u64,
     /// From token to token.
-    spans: usize,
+    pub(super) spans: usize,
 }
 
-/// Puts inputs into a case, with the strides of a model with a wider matrix.
-fn place(case: &mut Case, inputs: &[Vec<Span>], cols: usize) -> Placed {
-    let q_stride = cols.next_multiple_of(PIECE_COLS) + PIECE_COLS;
+/// Puts inputs into a case, in whole pieces of so many columns, with the strides of a model with a wider matrix.
+pub(super) fn place(case: &mut Case, inputs: &[Vec<Span>], cols: usize, piece_cols: usize) -> Placed {
+    let q_stride = cols.next_multiple_of(piece_cols) + piece_cols;
     let spans = inputs[0].len() + 1;
     let (mut q, mut scales) = (Vec::new(), Vec::new());
     for input in inputs {
         let first = q.len();
         q.extend(input.iter().flat_map(|span| span.q.iter().copied()));
         // Zeros as `prepare` leaves them, and behind them what another matrix left.
-        q.resize(first + cols.next_multiple_of(PIECE_COLS), 0);
+        q.resize(first + cols.next_multiple_of(piece_cols), 0);
         q.resize(first + q_stride, 77);
         scales.extend(input.iter().map(Span::words));
         scales.resize(scales.len() + 1, [f32::NAN.to_bits(), 12_345]);
@@ -126,7 +126,7 @@ fn check_gemv(bench: &mut Bench, matrices: &[Trits], sink: Sink, pair: bool, tok
     };
     let mut case = bench.case();
     let inputs = inputs(&mut bench.random, tokens, cols, cols);
-    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols);
+    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols, PIECE_COLS);
     let inputs = inputs.concat();
     let jobs = if pair {
         pair_of(&mut case, matrices, &inputs, sink)
@@ -151,17 +151,7 @@ fn check_gemv(bench: &mut Bench, matrices: &[Trits], sink: Sink, pair: bool, tok
         bench.device.kernels().ternary_tokens.map(|kernel| ("ternary_tokens", kernel))
     };
     let Some(kernel) = by_tensor_cores else { return Ok(()) };
-    // Units of work are other pieces of the same matrices.
-    let (mut units_jobs, mut units) = (jobs, pieces);
-    if !pair {
-        units = 0;
-        for (i, matrix) in matrices.iter().enumerate() {
-            if i > 0 {
-                units_jobs.begin[i - 1] = units as i32;
-            }
-            units += matrix.rows.div_ceil(2 * PIECE_ROWS);
-        }
-    }
+    let (units_jobs, units) = units_of(jobs, matrices, pair);
     // As a session does it, and with few groups and blocks, which go round more often.
     let least = if tokens > TOKENS_AT_ONCE { TOKENS_ROUNDS } else { 1 };
     let usual = project_shape(units, tiles, bench.device.multiprocessors(), least);
@@ -194,7 +184,7 @@ fn check_groups(bench: &mut Bench, matrix: &Trits, sink: Sink, tokens: usize) ->
     let mut case = bench.case();
     let [weights, multipliers] = matrix.put(&mut case);
     let inputs = inputs(&mut bench.random, tokens, cols, span);
-    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols);
+    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols, PIECE_COLS);
     let old = bench.random.floats(tokens * rows);
     let out = outputs(&mut case, &old, sink, inputs.iter().map(|input| matrix.products(input)));
     let args = args![weights, multipliers, out, rows, sink as i32, q, q_stride, scales, spans, tiles, cols, span];
@@ -210,7 +200,7 @@ fn check_gemm(bench: &mut Bench, matrix: &Trits, sink: Sink, tokens: usize) -> R
     let mut case = bench.case();
     let [weights, _] = matrix.put(&mut case);
     let inputs = inputs(&mut bench.random, tokens, cols, cols);
-    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols);
+    let Placed { q, q_stride, scales, spans } = place(&mut case, &inputs, cols, PIECE_COLS);
     let old = bench.random.floats(tokens * rows);
     let out = outputs(&mut case, &old, sink, inputs.iter().map(|input| matrix.products(input)));
     let args = args![weights, out, scale, divide, rows, sink as i32, q, q_stride, scales, spans, tiles, tokens];

@@ -174,6 +174,21 @@ fn check_plan(bench: &mut Bench, plan: Plan, matrices: &[Trits], sink: Sink) -> 
     bench.run(what, &case, &[(kernel, shape, args)])
 }
 
+/// The same jobs for kernels that make units of 16 rows, or of 8 of each of a pair, and the number of these.
+pub(super) fn units_of(mut jobs: Jobs, matrices: &[Trits], pair: bool) -> (Jobs, usize) {
+    if pair {
+        return (jobs, matrices[0].rows.div_ceil(PIECE_ROWS));
+    }
+    let mut units = 0;
+    for (i, matrix) in matrices.iter().enumerate() {
+        if i > 0 {
+            jobs.begin[i - 1] = units as i32;
+        }
+        units += matrix.rows.div_ceil(2 * PIECE_ROWS);
+    }
+    (jobs, units)
+}
+
 /// A job of a matrix.
 pub(super) fn job_of(case: &mut Case, matrix: &Trits, out: u64, sink: Sink) -> Job {
     let ([weights, _], (scale, divide)) = (matrix.put(case), matrix.scale());
