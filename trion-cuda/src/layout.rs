@@ -100,7 +100,7 @@ impl Packing {
         all
     }
 
-    /// Pieces of so many rows: of pairs where two are multiplied at once.
+    /// Pieces that so many rows take: an even number where two are multiplied at once.
     pub(crate) const fn pieces(self, rows: usize) -> usize {
         match self {
             Packing::Twos => rows.div_ceil(PIECE_ROWS),
