@@ -1,7 +1,7 @@
 //! Weight matrices of either kind, multiplied tile by tile, and the norm that some checkpoints put before them.
 
 use crate::Error;
-use crate::kernel::{Bf16, F16, F32, Format, I8, Simd, Vector, padded};
+use crate::kernel::{Bf16, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
 use crate::numeric::LANES;
 use crate::quant::ActivationScale;
 use crate::ternary::{TILE_ROWS, TernaryMatrix};
@@ -116,18 +116,29 @@ fn rows_product<S: Simd, F: Format, const T: usize>(
     y: &mut [[f32; TILE_ROWS]; T],
 ) {
     let weights = weights.unwrap_or(&[]);
-    let x = x.map(|x| x.as_chunks::<LANES>());
-    let tails = x.map(|(_, tail)| padded(tail));
+    let tails = x.map(|x| padded(x.as_chunks::<LANES>().1));
+    let x = x.map(|x| x.as_chunks::<LANES>().0);
+    let least = x.iter().fold(cols / LANES, |least, x| least.min(x.len()));
+    // Two chunks at a time, and no branch between: more loads wait for memory at once.
+    let x_pairs = x.map(|x| &x.as_chunks::<2>().0[..least / 2]);
+    let x_last = x.map(|x| &x[least / 2 * 2..least]);
     for (r, row) in weights.chunks_exact(cols.max(1)).take(rows).enumerate() {
         let (chunks, tail) = row.as_chunks::<LANES>();
+        let (pairs, last) = chunks[..least].as_chunks::<2>();
         let mut sums = [S::V::splat(0.0); T];
-        for (i, chunk) in chunks.iter().enumerate() {
-            simd.prefetch(chunk);
-            let w = F::load(simd, chunk);
-            for (sum, (x, _)) in sums.iter_mut().zip(x) {
-                if let Some(x) = x.get(i) {
-                    *sum = sum.add(w.mul(simd.load(x)));
+        for (i, pair) in pairs.iter().enumerate() {
+            prefetch_lines(simd, pair.as_flattened());
+            for (j, chunk) in pair.iter().enumerate() {
+                let w = F::load(simd, chunk);
+                for (sum, x) in sums.iter_mut().zip(x_pairs) {
+                    *sum = sum.add(w.mul(simd.load(&x[i][j])));
                 }
+            }
+        }
+        for (i, chunk) in last.iter().enumerate() {
+            let w = F::load(simd, chunk);
+            for (sum, x) in sums.iter_mut().zip(x_last) {
+                *sum = sum.add(w.mul(simd.load(&x[i])));
             }
         }
         if !tail.is_empty() {

@@ -20,7 +20,7 @@ mod tests;
 mod vector;
 
 use scalar::Scalar;
-pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, padded};
+pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
 
 /// The instruction sets that have a kernel, from the slowest to the fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

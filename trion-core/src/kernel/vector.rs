@@ -66,6 +66,8 @@ impl Vector for f32 {
 
 /// How far ahead weights are asked for.
 pub(super) const PREFETCH_BYTES: usize = 2048;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// An instruction set. A value of such a type exists only on a CPU that has it.
 pub(crate) trait Simd: Copy {
@@ -120,6 +122,14 @@ pub(crate) trait Simd: Copy {
         for (to, lane) in to.iter_mut().zip(lanes) {
             *to = lane;
         }
+    }
+}
+
+/// [`Simd::prefetch`] for each whole line that a piece of a stream takes.
+#[inline(always)]
+pub(crate) fn prefetch_lines<S: Simd, T: bytemuck::Pod>(simd: S, piece: &[T]) {
+    for line in bytemuck::cast_slice::<T, u8>(piece).as_chunks::<LINE>().0 {
+        simd.prefetch(line);
     }
 }
 

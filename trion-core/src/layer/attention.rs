@@ -1,7 +1,7 @@
 //! Causal attention of query heads that share keys and values, at one position (Vaswani et al. 2017; Ainslie et al.
 //! 2023), in the contract's order.
 
-use crate::kernel::{Format, Op, Simd, Vector, padded};
+use crate::kernel::{Format, Op, Simd, Vector, padded, prefetch_lines};
 use crate::numeric::{ATTENTION_BLOCK, LANES, exp};
 
 /// Registers that sums are kept in while others are loaded: enough that additions do not wait for each other.
@@ -150,7 +150,9 @@ fn dots<S: Simd, F: Format, const H: usize, const P: usize>(
     for column in (0..head_dim / LANES * LANES).step_by(LANES) {
         let mut chunks = [S::V::splat(0.0); P];
         for (chunk, key) in chunks.iter_mut().zip(keys) {
-            *chunk = F::load(simd, chunk_at(key, column));
+            let key = chunk_at(key, column);
+            prefetch_lines(simd, key);
+            *chunk = F::load(simd, key);
         }
         for (sums, query) in sums.iter_mut().zip(queries) {
             let query = simd.load(chunk_at(query, column));
@@ -223,7 +225,9 @@ fn weighted_sums<S: Simd, F: Format, const H: usize, const C: usize>(
     let mut sums = [[S::V::splat(0.0); C]; H];
     for (p, value) in values.chunks_exact(head_dim).enumerate() {
         for c in 0..C {
-            let value = F::load(simd, chunk_at(value, column + c * LANES));
+            let value = chunk_at(value, column + c * LANES);
+            prefetch_lines(simd, value);
+            let value = F::load(simd, value);
             for (sums, weights) in sums.iter_mut().zip(weights) {
                 sums[c] = sums[c].add(S::V::splat(weights[p]).mul(value));
             }
