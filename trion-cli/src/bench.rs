@@ -8,13 +8,15 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use clap::{Args, ValueEnum, value_parser};
+use memmap2::MmapMut;
 use serde_json::json;
 use trion_engine::{
-    Activation, Batch, Config, Device, FloatFormat, Model, Parallel, SHAPE_2B4T, Session, SessionOptions, random_model,
+    Activation, Batch, Config, Device, FloatFormat, Parallel, SHAPE_2B4T, Session, SessionOptions, random_model,
 };
 
-use crate::common::{ComputeArguments, Failure, Outcome, matrix_bytes, open, print_line};
+use crate::common::{ComputeArguments, Failure, Outcome, open, print_line};
 use crate::generate::rate;
+use crate::layer_times::{LayerTime, layer_bytes, layer_times};
 
 /// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
 const BANDWIDTH_WORDS: usize = 64 << 20;
@@ -46,6 +48,9 @@ pub(crate) struct Arguments {
     /// Decode in this many sessions together too
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(1..=Batch::MAX_SESSIONS as i64))]
     sessions: u8,
+    /// Tell the time of each kind of layers, too
+    #[arg(long)]
+    layers: bool,
     /// Measurements; the median counts
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repeats: u32,
@@ -172,8 +177,15 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let (resident, peak) = memory_use.unwrap_or_default();
     // What this machine's own memory gives says nothing of a GPU's.
     let device = model.device();
-    let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool));
-    let bytes = bytes_per_token(&model, prompt_tokens + decode / 2, options.cache.bytes());
+    let layers = if arguments.layers && matches!(device, Device::Cpu) {
+        session.rewind(prompt.len())?;
+        layer_times(&mut session, arguments.decode, options.cache.bytes(), &pool)?
+    } else {
+        Vec::new()
+    };
+    let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool)).transpose()?;
+    let cache_bytes = options.cache.bytes();
+    let bytes = layer_bytes(&model, prompt_tokens + decode / 2, cache_bytes).iter().sum::<usize>();
     let fraction = bandwidth.map(|bandwidth| bytes as f64 * decode_rate / bandwidth);
     if arguments.json {
         print_line(json!({
@@ -189,6 +201,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
             "bytes_per_token": bytes,
             "bandwidth": bandwidth,
             "fraction_of_bandwidth": fraction,
+            "layers": layers.iter().map(LayerTime::json).collect::<Vec<_>>(),
             "packed_bytes": model.packed().len(),
             "resident_bytes": resident,
             "peak_resident_bytes": peak,
@@ -216,6 +229,11 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         }
         _ => writeln!(out, ": {:.1} GB/s", bytes as f64 * decode_rate / 1e9)?,
     }
+    for LayerTime { name, bytes, seconds } in &layers {
+        let (mb, ms, rate) = (*bytes as f64 / 1e6, 1e3 * seconds, *bytes as f64 / seconds);
+        let percent = bandwidth.map_or(0.0, |bandwidth| 100.0 * rate / bandwidth);
+        writeln!(out, "{name:28} {mb:8.2} MB {ms:8.3} ms {:7.1} GB/s {percent:5.0} %", rate / 1e9)?;
+    }
     if let (Some(resident), Some(peak)) = (resident, peak) {
         writeln!(out, "{:.0} MB resident, {:.0} MB at most", resident as f64 / 1e6, peak as f64 / 1e6)?;
     }
@@ -242,39 +260,37 @@ fn decode_together(
     Ok(())
 }
 
-/// Bytes a second that all threads together read from memory.
-fn bandwidth(pool: &dyn Parallel) -> f64 {
-    let words: Vec<u64> = (0..BANDWIDTH_WORDS as u64).collect();
-    let rates = (0..5).map(|_| {
+/// Bytes a second that all threads together read from memory, in huge pages where the system gives them.
+fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
+    let bytes = 8 * BANDWIDTH_WORDS;
+    let no_memory = |e: io::Error| Failure::advised(format!("measuring memory: {e}"), "close other programs");
+    let mut map = MmapMut::map_anon(bytes).map_err(no_memory)?;
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    // So that no page is the one page of zeros.
+    map.fill(1);
+    let (words, _) = map.as_chunks::<8>();
+    let mut rates = Vec::new();
+    for _ in 0..5 {
         let (next, total) = (AtomicUsize::new(0), AtomicU64::new(0));
         let start = Instant::now();
         pool.run(&|| {
             let mut sum = 0_u64;
             while let Some(chunk) = words.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
-                sum = chunk.iter().fold(sum, |sum, word| sum.wrapping_add(*word));
+                sum = chunk.iter().fold(sum, |sum, word| sum.wrapping_add(u64::from_ne_bytes(*word)));
             }
             total.fetch_add(sum, Ordering::Relaxed);
         });
         let seconds = start.elapsed().as_secs_f64();
         // The sum is used, or nothing would have to be read.
-        if total.into_inner() == 0 { 0.0 } else { rate(8 * BANDWIDTH_WORDS, seconds) }
-    });
-    median(&mut rates.collect::<Vec<_>>())
+        rates.push(if total.into_inner() == 0 { 0.0 } else { rate(bytes, seconds) });
+    }
+    Ok(median(&mut rates))
 }
 
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Bytes of weights and cache that a token of decode reads when `positions` are in the cache.
-fn bytes_per_token(model: &Model, positions: usize, cache_bytes: usize) -> usize {
-    let core = model.core();
-    let config = model.config();
-    let blocks: usize =
-        core.layers().iter().flat_map(|layer| &layer.projections).map(|p| matrix_bytes(&p.matrix)).sum();
-    let cache = 2 * config.num_hidden_layers * config.key_value_size() * positions * cache_bytes;
-    blocks + matrix_bytes(core.head()) + cache
 }
 
 /// Bytes of RAM that this process has, by a line of Linux's `/proc/self/status`: `VmRSS:` for now, `VmHWM:` for the most

@@ -9,6 +9,7 @@ mod generate;
 mod gpu_plan;
 mod inspect;
 mod interrupt;
+mod layer_times;
 mod logits;
 mod perplexity;
 mod quantize;
