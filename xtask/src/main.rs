@@ -4,10 +4,12 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
+mod chart;
 mod embed;
 mod instructions;
 mod kernels;
 mod onnx;
+mod peers;
 mod python;
 
 const HELP: &str = "cargo xtask NAME
@@ -17,7 +19,8 @@ const HELP: &str = "cargo xtask NAME
   ci      lint, then test
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]; or instructions beside those recorded:
-          cargo xtask bench --instructions [--write] (needs valgrind)
+          cargo xtask bench --instructions [--write] (needs valgrind); or beside llama.cpp: cargo xtask bench --peers
+          (needs Python, CMake and a C++ compiler)
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Some("golden") => golden(),
         Some("bench") => match arguments.get(1).map(String::as_str) {
             Some("--instructions") => instructions::instructions(&arguments[2..]),
+            Some("--peers") => peers::peers(&arguments[2..]),
             threads => bench(threads.unwrap_or("0")),
         },
         Some("header") => embed::header(),
