@@ -16,7 +16,7 @@ use trion_engine::{
 
 use crate::common::{ComputeArguments, Failure, Outcome, open, print_line};
 use crate::generate::rate;
-use crate::layer_times::{LayerTime, layer_bytes, layer_times};
+use crate::layer_times::{LayerTime, layer_bytes};
 
 /// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
 const BANDWIDTH_WORDS: usize = 64 << 20;
@@ -178,8 +178,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     // What this machine's own memory gives says nothing of a GPU's.
     let device = model.device();
     let layers = if arguments.layers && matches!(device, Device::Cpu) {
-        session.rewind(prompt.len())?;
-        layer_times(&mut session, arguments.decode, options.cache.bytes(), &pool)?
+        LayerTime::measure(&mut session, &prompt, arguments.decode, options.cache.bytes(), &pool)?
     } else {
         Vec::new()
     };
@@ -229,10 +228,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         }
         _ => writeln!(out, ": {:.1} GB/s", bytes as f64 * decode_rate / 1e9)?,
     }
-    for LayerTime { name, bytes, seconds } in &layers {
-        let (mb, ms, rate) = (*bytes as f64 / 1e6, 1e3 * seconds, *bytes as f64 / seconds);
-        let percent = bandwidth.map_or(0.0, |bandwidth| 100.0 * rate / bandwidth);
-        writeln!(out, "{name:28} {mb:8.2} MB {ms:8.3} ms {:7.1} GB/s {percent:5.0} %", rate / 1e9)?;
+    if let (Some(bandwidth), false) = (bandwidth, layers.is_empty()) {
+        writeln!(out, "{}", LayerTime::HEADING)?;
+        layers.iter().try_for_each(|layer| writeln!(out, "{}", layer.line(bandwidth)))?;
     }
     if let (Some(resident), Some(peak)) = (resident, peak) {
         writeln!(out, "{:.0} MB resident, {:.0} MB at most", resident as f64 / 1e6, peak as f64 / 1e6)?;

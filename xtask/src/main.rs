@@ -20,7 +20,7 @@ const HELP: &str = "cargo xtask NAME
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]; or instructions beside those recorded:
           cargo xtask bench --instructions [--write] (needs valgrind); or beside llama.cpp: cargo xtask bench --peers
-          (needs Python, CMake and a C++ compiler)
+          (needs Python, CMake and a C++ compiler); or layer by layer: cargo xtask bench --kernels [THREADS]
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Some("bench") => match arguments.get(1).map(String::as_str) {
             Some("--instructions") => instructions::instructions(&arguments[2..]),
             Some("--peers") => peers::peers(&arguments[2..]),
+            Some("--kernels") => bench_kernels(arguments.get(2).map_or("1", String::as_str)),
             threads => bench(threads.unwrap_or("0")),
         },
         Some("header") => embed::header(),
@@ -129,6 +130,13 @@ fn golden() -> Outcome {
 fn bench(threads: &str) -> Outcome {
     let shape = ["run", "--release", "--bin", "trion", "--", "bench", "--shape", "2b4t", "--threads", threads];
     run("cargo", &shape)
+}
+
+/// The products of a token and of 64 tokens at the beginning of a text, where attention has next to nothing to do.
+fn bench_kernels(threads: &str) -> Outcome {
+    let shape = ["run", "--release", "--bin", "trion", "--", "bench", "--shape", "2b4t", "--head", "int8"];
+    let how = ["--prompt", "64", "--cache", "f16", "--repeats", "1", "--layers", "--threads", threads];
+    run("cargo", &[&shape[..], &how].concat())
 }
 
 /// Runs a command at the root of the repository.
