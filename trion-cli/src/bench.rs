@@ -18,9 +18,9 @@ use crate::common::{ComputeArguments, Failure, Outcome, open, print_line};
 use crate::generate::rate;
 use crate::layer_times::{LayerTime, layer_bytes};
 
-/// Numbers that the bandwidth is measured on: 512 MiB, beyond any cache.
-const BANDWIDTH_WORDS: usize = 64 << 20;
-/// Numbers that a thread reads at once.
+/// Bytes that the bandwidth is measured on: beyond any cache.
+const BANDWIDTH_BYTES: usize = 512 << 20;
+/// Numbers of eight bytes that a thread reads at once.
 const CHUNK: usize = 1 << 15;
 /// Tokens of the prompt where the model has room for them.
 const DEFAULT_PROMPT: usize = 512;
@@ -132,6 +132,9 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
         None => open(arguments.model.as_deref())?,
     };
     let model = arguments.compute.place(&model)?;
+    if arguments.layers && !matches!(model.device(), Device::Cpu) {
+        return Err(Failure::advised("--layers tells of the CPU alone", "leave out --device, or --layers"));
+    }
     let pool = arguments.compute.pool()?;
     let kernel = arguments.compute.kernel()?;
     let decode = arguments.decode as usize;
@@ -177,13 +180,13 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let (resident, peak) = memory_use.unwrap_or_default();
     // What this machine's own memory gives says nothing of a GPU's.
     let device = model.device();
-    let layers = if arguments.layers && matches!(device, Device::Cpu) {
-        LayerTime::measure(&mut session, &prompt, arguments.decode, options.cache.bytes(), &pool)?
+    let cache_bytes = options.cache.bytes();
+    let layers = if arguments.layers {
+        LayerTime::measure(&mut session, &prompt, arguments.decode, cache_bytes, &pool)?
     } else {
         Vec::new()
     };
     let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool)).transpose()?;
-    let cache_bytes = options.cache.bytes();
     let bytes = layer_bytes(&model, prompt_tokens + decode / 2, cache_bytes).iter().sum::<usize>();
     let fraction = bandwidth.map(|bandwidth| bytes as f64 * decode_rate / bandwidth);
     if arguments.json {
@@ -260,9 +263,8 @@ fn decode_together(
 
 /// Bytes a second that all threads together read from memory, in huge pages where the system gives them.
 fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
-    let bytes = 8 * BANDWIDTH_WORDS;
     let no_memory = |e: io::Error| Failure::advised(format!("measuring memory: {e}"), "close other programs");
-    let mut map = MmapMut::map_anon(bytes).map_err(no_memory)?;
+    let mut map = MmapMut::map_anon(BANDWIDTH_BYTES).map_err(no_memory)?;
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);
     // So that no page is the one page of zeros.
@@ -281,7 +283,7 @@ fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
         });
         let seconds = start.elapsed().as_secs_f64();
         // The sum is used, or nothing would have to be read.
-        rates.push(if total.into_inner() == 0 { 0.0 } else { rate(bytes, seconds) });
+        rates.push(if total.into_inner() == 0 { 0.0 } else { rate(BANDWIDTH_BYTES, seconds) });
     }
     Ok(median(&mut rates))
 }

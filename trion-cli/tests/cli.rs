@@ -165,6 +165,28 @@ fn bench_measures_a_small_model() {
 }
 
 #[test]
+fn bench_tells_layers_apart() {
+    let arguments = ["bench", "--prompt", "80", "--decode", "4", "--repeats", "1", "--layers"];
+    let json: serde_json::Value =
+        serde_json::from_str(&stdout(&trion(&[&arguments[..], &["--json"]].concat()))).unwrap();
+    let layers = json["layers"].as_array().unwrap();
+    let sum = |field: &str| layers.iter().map(|layer| layer[field].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(Some(sum("bytes")), json["bytes_per_token"].as_u64());
+    // Eight blocks of hidden size 384: query and output, key and value of two heads of 64, gate, up and down of 1024.
+    assert_eq!(sum("weights"), 8 * 384 * (2 * 384 + 2 * 128 + 3 * 1024));
+    for layer in layers {
+        for field in ["seconds_per_decoded_token", "seconds_per_prompt_token"] {
+            assert!(layer[field].as_f64().unwrap() > 0.0, "{layer}");
+        }
+    }
+    let text = stdout(&trion(&arguments));
+    let head = text.lines().find(|line| line.starts_with("head")).unwrap();
+    assert!(head.contains('%'), "{text}");
+    // Without the option nothing is told.
+    assert!(!stdout(&trion(&arguments[..arguments.len() - 1])).contains("gate, up"));
+}
+
+#[test]
 fn errors_say_what_to_do_and_give_a_code() {
     assert!(failure(&["generate", "nowhere"], 1).contains("nowhere"));
     assert!(failure(&["generate", "nowhere"], 1).contains("\nhelp: give the path"));

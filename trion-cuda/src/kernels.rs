@@ -58,20 +58,13 @@ impl Module {
 }
 
 impl Kernel {
-    /// The same with room for [`MOST_SHARED`] bytes of dynamic shared memory, and with as little of a cache for other memory
-    /// as there may be, since what it reads it reads once.
+    /// The same with room for [`MOST_SHARED`] bytes of dynamic shared memory.
     fn with_shared_memory(self) -> Result<Self> {
-        use sys::CUfunction_attribute_enum as Attribute;
-        for (attribute, value) in [
-            (Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, MOST_SHARED as i32),
-            // Per cent.
-            (Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT, 100),
-        ] {
-            // SAFETY: the kernel's module is loaded.
-            #[expect(unsafe_code, reason = "a handle of the driver's")]
-            let set = unsafe { function::set_function_attribute(self.function, attribute, value) };
-            set.doing("asking for shared memory")?;
-        }
+        let attribute = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        // SAFETY: the kernel's module is loaded.
+        #[expect(unsafe_code, reason = "a handle of the driver's")]
+        let set = unsafe { function::set_function_attribute(self.function, attribute, MOST_SHARED as i32) };
+        set.doing("asking for shared memory")?;
         Ok(self)
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use plotters::coord::Shift;
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind};
 use plotters::prelude::{
     BLACK, Color, DrawingBackend, IntoDrawingArea, IntoFont, RGBColor, Rectangle, SVGBackend, Text, WHITE,
 };
@@ -33,7 +35,7 @@ const TITLE: i32 = 40;
 const LABEL: i32 = 150;
 const NUMBER: i32 = 60;
 
-/// Draws panels beside each other, their bars from left to right.
+/// Draws panels beside each other, their bars below each other.
 ///
 /// # Errors
 ///
@@ -52,8 +54,8 @@ pub(crate) fn draw(file: &Path, panels: &[Panel]) -> Outcome {
 
 fn draw_panel<B: DrawingBackend>(
     panel: &Panel,
-    area: &plotters::drawing::DrawingArea<B, plotters::coord::Shift>,
-) -> Result<(), plotters::drawing::DrawingAreaErrorKind<B::ErrorType>> {
+    area: &DrawingArea<B, Shift>,
+) -> Result<(), DrawingAreaErrorKind<B::ErrorType>> {
     let style = |size: i32, horizontal: HPos| {
         TextStyle::from(("sans-serif", size).into_font()).color(&BLACK).pos(Pos::new(horizontal, VPos::Center))
     };

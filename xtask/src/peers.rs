@@ -27,10 +27,11 @@ const THREADS: [u32; 2] = [1, 2];
 const PROMPTS: [u32; 2] = [128, 512];
 const DECODED: u32 = 64;
 const ROUNDS: usize = 5;
-/// What both programs say of a run.
-const PROMPT_RATE: &str = "prompt_tokens_per_second";
-const DECODE_RATE: &str = "decode_tokens_per_second";
-const PEAK: &str = "peak_resident_bytes";
+/// What both programs say of a run, by these numbers in the lists of a [`Run`].
+const FIELDS: [&str; 3] = ["prompt_tokens_per_second", "decode_tokens_per_second", "peak_resident_bytes"];
+const PROMPT_RATE: usize = 0;
+const DECODE_RATE: usize = 1;
+const PEAK: usize = 2;
 
 /// What is measured, and with what.
 struct Bench {
@@ -39,6 +40,19 @@ struct Bench {
     /// The same weights, for each engine.
     models: [String; 2],
 }
+
+/// The runs of an engine with so many threads and such a prompt.
+struct Run {
+    /// Its number in [`ENGINES`].
+    engine: usize,
+    threads: u32,
+    prompt: u32,
+    /// For each of [`FIELDS`] a number of every round.
+    numbers: [Vec<f64>; FIELDS.len()],
+}
+
+/// All of them.
+struct Runs(Vec<Run>);
 
 /// Builds, makes the models, checks, measures in turns, and writes results, table and chart.
 ///
@@ -52,20 +66,20 @@ pub(crate) fn peers(arguments: &[String]) -> Outcome {
     let Some(bench) = Bench::prepare()? else { return Ok(()) };
     bench.check()?;
     let runs = bench.measure()?;
+    let processor = processor();
     let results = json!({
-        "processor": processor(),
+        "processor": processor,
         "trion": output("git", &["describe", "--always", "--dirty"])?.trim(),
         "llama.cpp": LLAMA,
         "model": "bitnet-b1.58-2B-4T's shape, random weights; Trion: 2 bits a trit, int8 head; llama.cpp: TQ2_0, Q6_K head",
         "decoded": DECODED,
-        "runs": runs,
+        "runs": runs.0.iter().map(Run::json).collect::<Vec<_>>(),
     });
     write(&root().join(RESULTS), &format!("{results:#}\n"))?;
-    let runs = Runs(&results["runs"]);
     draw(&root().join(CHART), &runs.panels())?;
     let file = root().join(TABLE);
     let text = fs::read_to_string(&file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let table = runs.table(&processor());
+    let table = runs.table(&processor);
     println!("{table}");
     write(&file, &between(&text, &table)?)
 }
@@ -84,18 +98,11 @@ impl Bench {
         let at = |name: &str| place.join(name).to_string_lossy().into_owned();
 
         let llama = at("llama");
-        if !Path::new(&llama).exists() {
-            build_llama(&place, &llama)?;
-        }
+        build_llama(&place, &llama)?;
         run("cargo", &["build", "--release", "--locked", "--bin", "trion"])?;
         let trion = target().join("release/trion").to_string_lossy().into_owned();
-        let [packed, gguf] = models(&place);
-        if !Path::new(&gguf).exists() {
-            let part = at("part.gguf");
-            let path = packages.to_string_lossy();
-            run_with(&[("PYTHONPATH", &path)], "python3", &["benches/peers/make_gguf.py", &part])?;
-            fs::rename(&part, &gguf).map_err(|e| format!("{part}: {e}"))?;
-        }
+        let (packed, gguf, path) = (at("2b4t.safetensors"), at("2b4t.gguf"), packages.to_string_lossy());
+        run_with(&[("PYTHONPATH", &path)], "python3", &["benches/peers/make_gguf.py", &gguf])?;
         run(&trion, &["quantize", &gguf, "--output", &packed, "--embedding", "int8", "--force"])?;
         Ok(Some(Bench { trion, llama, models: [packed, gguf] }))
     }
@@ -113,32 +120,21 @@ impl Bench {
     }
 
     /// All runs of all rounds; the engines take turns.
-    fn measure(&self) -> Result<Vec<Value>, String> {
-        let mut runs = Vec::new();
-        for (threads, prompt, engine) in configurations() {
-            let (engine, empty) = (ENGINES[engine], Vec::<f64>::new());
-            runs.push(json!({
-                "engine": engine, "threads": threads, "prompt": prompt, (PROMPT_RATE): empty, (DECODE_RATE): empty, (PEAK): empty,
-            }));
-        }
+    fn measure(&self) -> Result<Runs, String> {
+        let mut runs = Runs::none();
         for round in 1..=ROUNDS {
-            for ((threads, prompt, engine), run) in configurations().zip(&mut runs) {
-                let said = self.run(engine, threads, prompt)?;
-                let name = ENGINES[engine];
-                let number = |field: &str| said[field].as_f64().ok_or_else(|| format!("{name}: no {field}: {said}"));
-                for field in [PROMPT_RATE, DECODE_RATE, PEAK] {
-                    let number = number(field)?;
-                    run[field].as_array_mut().ok_or("a list")?.push(number.into());
-                }
-                let (prefill, decode) = (number(PROMPT_RATE)?, number(DECODE_RATE)?);
-                println!("{round}: {name}, {threads} threads, prompt of {prompt}: {prefill:.1}, decode {decode:.2}");
+            for run in &mut runs.0 {
+                let (engine, threads, prompt) = (ENGINES[run.engine], run.threads, run.prompt);
+                let said = self.run(run.engine, threads, prompt)?;
+                println!("{round}: {engine}, {threads} threads, prompt of {prompt}: {said:.1?}");
+                run.numbers.iter_mut().zip(said).for_each(|(numbers, number)| numbers.push(number));
             }
         }
         Ok(runs)
     }
 
-    /// What an engine says of one run.
-    fn run(&self, engine: usize, threads: u32, prompt: u32) -> Result<Value, String> {
+    /// What an engine says of one run: [`FIELDS`].
+    fn run(&self, engine: usize, threads: u32, prompt: u32) -> Result<[f64; FIELDS.len()], String> {
         let [threads, prompt, decode] = [threads, prompt, DECODED].map(|number| number.to_string());
         let model = &self.models[engine];
         let said = if engine == 0 {
@@ -148,42 +144,44 @@ impl Bench {
         } else {
             output(&self.llama, &[model, &prompt, &decode, &threads])?
         };
-        serde_json::from_str(&said).map_err(|e| format!("{}: {e}: {said}", ENGINES[engine]))
+        let wrong = |what: &str| format!("{}: {what}: {said}", ENGINES[engine]);
+        let fields: Value = serde_json::from_str(&said).map_err(|e| wrong(&e.to_string()))?;
+        let mut numbers = [0.0; FIELDS.len()];
+        for (number, field) in numbers.iter_mut().zip(FIELDS) {
+            *number = fields[field].as_f64().ok_or_else(|| wrong(field))?;
+        }
+        Ok(numbers)
     }
 }
 
-/// Threads, prompt and number of the engine of each run of a round.
-fn configurations() -> impl Iterator<Item = (u32, u32, usize)> {
-    THREADS.into_iter().flat_map(|threads| {
-        PROMPTS.into_iter().flat_map(move |prompt| (0..ENGINES.len()).map(move |engine| (threads, prompt, engine)))
-    })
-}
-
-/// Where the models lie, in the order of [`ENGINES`].
-fn models(place: &Path) -> [String; 2] {
-    ["2b4t.safetensors", "2b4t.gguf"].map(|name| place.join(name).to_string_lossy().into_owned())
-}
-
-/// Fetches llama.cpp, builds its library for this machine, and the program that times it.
+/// Fetches llama.cpp and builds its library for this machine, once, and the program that times it.
 fn build_llama(place: &Path, program: &str) -> Outcome {
+    let place = place.join(LLAMA);
     let at = |name: &str| place.join(name).to_string_lossy().into_owned();
-    let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"];
-    run("python3", &[&pip[..], &[LLAMA, "--dest", &place.to_string_lossy()]].concat())?;
-    let archive = at(&format!("{}.tar.gz", LLAMA.replace('-', "_").replace("==", "-")));
-    let source = at("source");
-    fs::create_dir_all(&source).map_err(|e| format!("{source}: {e}"))?;
-    run("tar", &["--extract", "--file", &archive, "--directory", &source, "--strip-components", "1"])?;
-    let (source, build) = (format!("{source}/vendor/llama.cpp"), at("build"));
-    let parts = ["COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER"].map(|part| format!("-DLLAMA_BUILD_{part}=OFF"));
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-    let how = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=ON"];
-    run("cmake", &[&["-S", &source, "-B", &build], &how[..], &parts].concat())?;
-    run("cmake", &["--build", &build, "--parallel", "2", "--target", "llama"])?;
-    let includes = ["include", "ggml/include"].map(|directory| format!("-I{source}/{directory}"));
+    let (source, build) = (at("source"), at("build"));
+    if !place.join("build/bin/libllama.so").exists() {
+        build_library(&place, &source, &build)?;
+    }
+    let includes = ["include", "ggml/include"].map(|directory| format!("-I{source}/vendor/llama.cpp/{directory}"));
     let (libraries, path) = (format!("-L{build}/bin"), format!("-Wl,-rpath,{build}/bin"));
     let link = [&libraries, "-lllama", "-lggml", "-lggml-base", &path, "-o", program];
     let compile = ["-std=c++17", "-O2", &includes[0], &includes[1], "benches/peers/llama.cpp"];
     run("c++", &[&compile[..], &link].concat())
+}
+
+fn build_library(place: &Path, source: &str, build: &str) -> Outcome {
+    let pip = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary", ":all:"];
+    run("python3", &[&pip[..], &[LLAMA, "--dest", &place.to_string_lossy()]].concat())?;
+    let archive = place.join(format!("{}.tar.gz", LLAMA.replace('-', "_").replace("==", "-")));
+    fs::create_dir_all(source).map_err(|e| format!("{source}: {e}"))?;
+    let to = ["--directory", source, "--strip-components", "1"];
+    run("tar", &[&["--extract", "--file", &archive.to_string_lossy()], &to[..]].concat())?;
+    let parts = ["COMMON", "TESTS", "TOOLS", "EXAMPLES", "SERVER"].map(|part| format!("-DLLAMA_BUILD_{part}=OFF"));
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    let how = ["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=ON"];
+    let source = format!("{source}/vendor/llama.cpp");
+    run("cmake", &[&["-S", &source, "-B", build], &how[..], &parts].concat())?;
+    run("cmake", &["--build", build, "--parallel", "2", "--target", "llama"])
 }
 
 /// The processor's name and how many there are, as Linux tells.
@@ -194,16 +192,35 @@ fn processor() -> String {
     format!("{} x {}", names.len(), names.first().unwrap_or(&"unknown processor"))
 }
 
-/// The runs of a file of results.
-struct Runs<'a>(&'a Value);
+impl Run {
+    fn json(&self) -> Value {
+        let Run { engine, threads, prompt, numbers } = self;
+        let mut json = json!({ "engine": ENGINES[*engine], "threads": threads, "prompt": prompt });
+        for (field, numbers) in FIELDS.iter().zip(numbers) {
+            json[field] = json!(numbers);
+        }
+        json
+    }
+}
 
-impl Runs<'_> {
+impl Runs {
+    /// Those of a round, in their order, before the first.
+    fn none() -> Self {
+        let mut runs = Vec::new();
+        for threads in THREADS {
+            for prompt in PROMPTS {
+                for engine in 0..ENGINES.len() {
+                    runs.push(Run { engine, threads, prompt, numbers: Default::default() });
+                }
+            }
+        }
+        Runs(runs)
+    }
+
     /// The median of a number over the rounds.
-    fn median(&self, engine: &str, threads: u32, prompt: u32, field: &str) -> f64 {
-        let wanted = |run: &&Value| run["engine"] == engine && run["threads"] == threads && run["prompt"] == prompt;
-        let run = self.0.as_array().into_iter().flatten().find(wanted);
-        let mut numbers: Vec<f64> =
-            run.and_then(|run| run[field].as_array()).into_iter().flatten().filter_map(Value::as_f64).collect();
+    fn median(&self, engine: usize, threads: u32, prompt: u32, field: usize) -> f64 {
+        let wanted = |run: &&Run| (run.engine, run.threads, run.prompt) == (engine, threads, prompt);
+        let mut numbers = self.0.iter().find(wanted).map_or_else(Vec::new, |run| run.numbers[field].clone());
         numbers.sort_by(f64::total_cmp);
         numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
     }
@@ -216,7 +233,7 @@ impl Runs<'_> {
         );
         for threads in THREADS {
             for prompt in PROMPTS {
-                let both = |field: &str| ENGINES.map(|engine| self.median(engine, threads, prompt, field));
+                let both = |field: usize| [0, 1].map(|engine| self.median(engine, threads, prompt, field));
                 let [prefill, peer_prefill] = both(PROMPT_RATE);
                 let [decode, peer_decode] = both(DECODE_RATE);
                 let [peak, peer_peak] = both(PEAK).map(|bytes| bytes / 1e6);
@@ -235,17 +252,19 @@ impl Runs<'_> {
     /// The longer prompt, and decode after it.
     fn panels(&self) -> [Panel; 2] {
         let prompt = PROMPTS[1];
-        let panel = |title: String, field: &str| Panel {
+        let bar = |run: &Run, field: usize| Bar {
+            label: format!(
+                "{}, {} thread{}",
+                ENGINES[run.engine],
+                run.threads,
+                if run.threads == 1 { "" } else { "s" }
+            ),
+            value: self.median(run.engine, run.threads, prompt, field),
+            is_ours: run.engine == 0,
+        };
+        let panel = |title: String, field: usize| Panel {
             title,
-            bars: THREADS
-                .into_iter()
-                .flat_map(|threads| ENGINES.map(|engine| (threads, engine)))
-                .map(|(threads, engine)| Bar {
-                    label: format!("{engine}, {threads} thread{}", if threads == 1 { "" } else { "s" }),
-                    value: self.median(engine, threads, prompt, field),
-                    is_ours: engine == ENGINES[0],
-                })
-                .collect(),
+            bars: self.0.iter().filter(|run| run.prompt == prompt).map(|run| bar(run, field)).collect(),
         };
         [
             panel(format!("Prompt of {prompt}, tokens/s"), PROMPT_RATE),
@@ -268,23 +287,20 @@ fn write(file: &PathBuf, text: &str) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
-    use super::{DECODE_RATE, MARKS, PEAK, PROMPT_RATE, Runs, between};
+    use super::{MARKS, Runs, between};
 
     #[test]
     fn medians_make_a_table() {
-        let run = |engine: &str, rates: [f64; 3]| {
-            json!({
-                "engine": engine, "threads": 2, "prompt": 512, (PROMPT_RATE): rates, (DECODE_RATE): rates, (PEAK): [2e6],
-            })
-        };
-        let runs = json!([run("Trion", [30.0, 10.0, 20.0]), run("llama.cpp", [4.0, 5.0, 6.0])]);
-        let table = Runs(&runs).table("a processor");
+        let mut runs = Runs::none();
+        for run in runs.0.iter_mut().filter(|run| run.threads == 2 && run.prompt == 512) {
+            let rates = if run.engine == 0 { vec![30.0, 10.0, 20.0] } else { vec![4.0, 5.0, 6.0] };
+            run.numbers = [rates.clone(), rates, vec![2e6]];
+        }
+        let table = runs.table("a processor");
         let row = "| 2 | 512 | 20.0 | 5.0 | 4.00 x | 20.00 | 5.00 | 4.00 x | 2 | 2 |";
         assert!(table.lines().any(|line| line == row), "{table}");
-        let panels = Runs(&runs).panels();
-        assert_eq!(panels.map(|panel| panel.bars[2].value), [20.0, 20.0]);
+        assert_eq!(runs.panels().map(|panel| panel.bars[2].value), [20.0, 20.0]);
+        assert_eq!(runs.0[6].json()["decode_tokens_per_second"][1], 10.0);
     }
 
     #[test]
