@@ -5,7 +5,9 @@ use trion_core::{Activation, Config, Layer, LayerNorm, Matrix, Model, Projection
 use crate::error::{Error, Result};
 use crate::export::{ExportOptions, HeadFormat};
 use crate::graph::{Attribute, Dim, Graph};
-use crate::linear::{Linears, Quantized, float_product, group, group_scales, rms_norm, row_scales, to, to_single};
+use crate::linear::{
+    INT6, Linears, Quantized, float_product, group, group_scales, rms_norm, row_scales, to, to_single,
+};
 use crate::names;
 use crate::proto::tensor_proto::DataType;
 use crate::weights::{FloatFormat, write_floats, write_trits};
@@ -125,6 +127,7 @@ fn table(graph: &mut Graph, module: &str, matrix: &Matrix<'_>, head: HeadFormat)
         (Matrix::Ternary(_), _) => {
             return Err(Error::unsupported(module, "is ternary, and has no other number format than to keep it"));
         }
+        (Matrix::Int6(_), _) => return Err(Error::unsupported(module, INT6)),
         (Matrix::Float(matrix), HeadFormat::Keep) => FloatFormat::of(matrix.data()),
         (_, HeadFormat::F32) => FloatFormat::F32,
         (_, HeadFormat::F16) => FloatFormat::F16,
@@ -224,7 +227,7 @@ fn head(
             let quantized = linears.quantize(graph, module, matrix, x);
             linears.ternary(graph, module, matrix, &quantized)?;
         }
-        (None, Matrix::Float(_)) => {}
+        (None, Matrix::Float(_) | Matrix::Int6(_)) => {}
     }
     Ok(())
 }

@@ -154,9 +154,14 @@ impl Linears {
                 let scales = row_scales(graph, module, &linear.matrix)?;
                 Ok((float_product(graph, module, &weight, format, scales.as_deref(), &x), None))
             }
+            Matrix::Int6(_) => Err(Error::unsupported(module, INT6)),
         }
     }
 }
+
+/// Why a matrix of six bits a weight is not exported.
+pub(crate) const INT6: &str =
+    "has six bits a weight, which no operator of ONNX computes with; pack the model with int8";
 
 /// `x / sqrt(mean(x^2) + eps) * weights` over the last axis.
 pub(crate) fn rms_norm(graph: &mut Graph, module: &str, weights: &[f32], eps: f32, x: &str) -> Result<String> {
@@ -205,7 +210,7 @@ pub(crate) fn row_scales(graph: &mut Graph, module: &str, matrix: &Matrix<'_>) -
             }
             _ => Ok(None),
         },
-        Matrix::Ternary(_) => Ok(None),
+        Matrix::Ternary(_) | Matrix::Int6(_) => Ok(None),
     }
 }
 

@@ -4,7 +4,7 @@
 //! `…/quantized`, `…/scale`, `…/accumulators` and `…/output`. [`quantized_by`] tells which projection quantises for
 //! another.
 
-use trion_core::{Layer, LayerNorm, Matrix, Projection};
+use trion_core::{Layer, LayerNorm, Projection};
 
 /// Logits `[batch_size, sequence_length, vocab_size]`.
 pub const LOGITS: &str = "logits";
@@ -69,14 +69,7 @@ pub fn quantized_by(layer: &Layer<'_>, projection: Projection) -> Projection {
         _ => return projection,
     };
     let (own, other) = (layer.projection(projection), layer.projection(first));
-    let same = own.norm.is_none() && other.norm.is_none() && span(&own.matrix) == span(&other.matrix);
+    let same =
+        own.norm.is_none() && other.norm.is_none() && own.matrix.activation_span() == other.matrix.activation_span();
     if same { first } else { projection }
-}
-
-/// Columns that a matrix wants activations quantised over; `None` for a float matrix.
-fn span(matrix: &Matrix<'_>) -> Option<usize> {
-    match matrix {
-        Matrix::Ternary(matrix) => Some(matrix.activation_span()),
-        Matrix::Float(_) => None,
-    }
 }

@@ -194,16 +194,17 @@ pub(crate) fn write_trits(matrix: &TernaryMatrix<'_>, width: usize, out: &mut dy
 
 #[cfg(test)]
 mod tests {
-    use trion_core::Rescale;
+    use trion_core::{Packing, Rescale};
 
     use super::*;
 
     /// A matrix of trits that follow no short rule.
     fn packed(rows: usize, cols: usize) -> (Vec<i8>, Vec<u8>) {
         let trits: Vec<i8> = (0..rows * cols).map(|i| ((i * i + i / 7) % 3) as i8 - 1).collect();
-        let mut packed = vec![trion_core::ternary::FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+        let mut packed = vec![0; Packing::Twos.bytes(rows, cols)];
+        Packing::Twos.clear(&mut packed);
         for (row, trits) in trits.chunks(cols).enumerate() {
-            TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
+            Packing::Twos.pack_row(&mut packed, rows, cols, row, trits).unwrap();
         }
         (trits, packed)
     }
@@ -222,7 +223,7 @@ mod tests {
     fn turned_matrices_hold_every_trit_and_zeros_beyond() {
         for (rows, cols, width) in [(1, 16, 16), (3, 5, 8), (64, 33, 33), (70, 130, 256), (129, 48, 48)] {
             let (trits, packed) = packed(rows, cols);
-            let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+            let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, &packed, Rescale::Multiply(1.0)).unwrap();
             let turned = Turned::new(&matrix, width);
             assert_eq!(turned.bytes().len(), (rows * width).div_ceil(4));
             let (mut bytes, mut singles) = (Vec::new(), Vec::new());
@@ -243,7 +244,7 @@ mod tests {
     fn trits_as_they_lie_are_padded_by_row_and_packed_across_rows() {
         let (rows, cols, width) = (5, 13, 15);
         let (trits, packed) = packed(rows, cols);
-        let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+        let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, &packed, Rescale::Multiply(1.0)).unwrap();
         let mut bytes = Vec::new();
         write_trits(&matrix, width, &mut bytes).unwrap();
         assert_eq!(bytes.len(), (rows * width).div_ceil(4));
@@ -257,7 +258,7 @@ mod tests {
     fn blocks_of_127_have_a_guard_of_weight_zero() {
         let (rows, cols) = (3, 130);
         let (trits, packed) = packed(rows, cols);
-        let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap();
+        let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, &packed, Rescale::Multiply(1.0)).unwrap();
         let mut bytes = Vec::new();
         write_nbits(&matrix, &mut bytes).unwrap();
         assert_eq!(bytes.len(), rows * 2 * 32);

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use trion_engine::{Activation, Config, FloatFormat, random_model};
+use trion_engine::{Activation, Config, PackOptions, random_model};
 use trion_onnx::check::{CheckOptions, ModeReport, check, default_prompts};
 use trion_onnx::runtime::Runtime;
 use trion_onnx::{DATA_FILE, ExportOptions, export};
@@ -43,7 +43,7 @@ fn reset_peak() {
 #[test]
 #[ignore = "takes minutes; cargo xtask test runs it, optimised"]
 fn a_large_model_is_exported_in_little_memory_and_agrees() {
-    let model = random_model(&CONFIG, FloatFormat::Keep, 1).unwrap();
+    let model = random_model(&CONFIG, &PackOptions::default(), 1).unwrap();
     let directory = scratch("onnx-large").join("export");
     reset_peak();
     let before = peak();

@@ -67,17 +67,25 @@ pub fn copy_golden(test: &str, name: &str) -> PathBuf {
     directory
 }
 
-/// A golden model that admits longer contexts than it was made with, for one test.
+/// A copy of a golden checkpoint that admits longer contexts than it was made with, for one test.
 ///
 /// # Panics
-/// If it cannot be opened.
-pub fn model(test: &str, name: &str) -> Model {
+/// If it cannot be made.
+pub fn long_golden(test: &str, name: &str) -> PathBuf {
     let directory = copy_golden(&format!("{test}-{name}"), name);
     let config = fs::read(directory.join("config.json")).expect("a configuration");
     let mut config: serde_json::Value = serde_json::from_slice(&config).expect("JSON");
     config["max_position_embeddings"] = 512.into();
     fs::write(directory.join("config.json"), config.to_string()).expect("a place for the configuration");
-    Model::open(directory).expect("a golden model")
+    directory
+}
+
+/// The model of [`long_golden`].
+///
+/// # Panics
+/// If it cannot be opened.
+pub fn model(test: &str, name: &str) -> Model {
+    Model::open(long_golden(test, name)).expect("a golden model")
 }
 
 /// A tensor of a reference file.

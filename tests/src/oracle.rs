@@ -193,6 +193,11 @@ fn row(matrix: &Matrix<'_>, row: usize) -> Vec<f64> {
                 values[range].iter().map(|v| f64::from(*v) * f64::from(scales[row])).collect()
             }
         },
+        Matrix::Int6(matrix) => {
+            let mut weights = vec![0.0; cols];
+            matrix.row(row, &mut weights);
+            weights.into_iter().map(f64::from).collect()
+        }
     }
 }
 

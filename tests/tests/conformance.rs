@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use trion_engine::{Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
+use trion_engine::{FloatFormat, Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
 use trion_tests::{GOLDEN, Values, copy_golden, golden, oracle, reference, scratch, shared};
 
 /// Largest difference of a logit on prompts that were chosen to have no rounding ties.
@@ -124,6 +124,27 @@ fn golden_group_scales_stay_near_float_activations() {
     assert_eq!(model.config().activation_group, 128);
     check("qwen3_groups", &model, &directory.join("reference.safetensors"), 0.6);
     check_packed("qwen3_groups", &directory, &model);
+}
+
+/// What a head of fewer bits costs, beside the same checkpoint with its own.
+#[test]
+fn fewer_bits_for_the_head_stay_near_its_logits() {
+    let checkpoint = golden("bitnet_offline");
+    let tokens: Vec<u32> = (0..60).map(|i| (i * 37 + i * i) % 288).collect();
+    let with = |embedding| {
+        let file = scratch("fewer_bits").join("model.safetensors");
+        quantize(&checkpoint, &file, &PackOptions { embedding, ..PackOptions::default() }, &mut |_, _| {}).unwrap();
+        logits(&Model::open(&file).unwrap(), &tokens)
+    };
+    let exact = with(FloatFormat::Keep);
+    let spread = (exact.iter().map(|l| l * l).sum::<f32>() / exact.len() as f32).sqrt();
+    for (format, most) in [(FloatFormat::F16, 1e-3), (FloatFormat::Int8, 0.06), (FloatFormat::Int6, 0.08)] {
+        let found = with(format);
+        let squares: f32 = found.iter().zip(&exact).map(|(a, b)| (a - b) * (a - b)).sum();
+        let error = (squares / exact.len() as f32).sqrt() / spread;
+        println!("{format:?}: logits differ by {error:.5} of their spread (root mean squares)");
+        assert!(error <= most, "{format:?}: {error}");
+    }
 }
 
 fn check_gguf(directory: &Path, names: &[&str]) {

@@ -5,11 +5,12 @@ use std::fmt::Write;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use trion_core::{Matrix, Projection};
 use trion_engine::{
-    CacheType, Isa, Kernel, Logits, Model, Parallel, Pool, Progress, Sampler, SamplerOptions, Serial, Session,
-    SessionOptions,
+    CacheType, FloatFormat, Isa, Kernel, Logits, Model, PackOptions, Packing, Parallel, Pool, Progress, Sampler,
+    SamplerOptions, Serial, Session, SessionOptions, quantize,
 };
-use trion_tests::{GOLDEN, golden, model, root};
+use trion_tests::{GOLDEN, golden, long_golden, model, root};
 
 /// Tokens of the prompt: more than two blocks of attention.
 const TOKENS: u32 = 150;
@@ -64,6 +65,66 @@ fn kernels_threads_and_batches_change_no_bit() {
                 }
             }
         }
+    }
+}
+
+/// A golden checkpoint, packed in another way.
+fn packed(test: &str, name: &str, options: &PackOptions) -> Model {
+    let checkpoint = long_golden(test, name);
+    let file = checkpoint.join("packed.safetensors");
+    quantize(&checkpoint, &file, options, &mut |_, _| {}).unwrap();
+    Model::open(&file).unwrap()
+}
+
+/// Demands the bits `expected` from a model on every kernel, for some threads and batches.
+fn same_bits(name: &str, model: &Model, cache: CacheType, expected: &[u32]) {
+    let pool = Pool::new(3).unwrap();
+    for kernel in Kernel::available() {
+        for max_batch in [1, 2, 5, 150] {
+            let mut session = Session::with_kernel(model, options(cache, max_batch), kernel).unwrap();
+            session.evaluate(&prompt(model), &pool).unwrap();
+            assert_eq!(bits(session.logits()), expected, "{:?}", (name, kernel.isa(), max_batch));
+        }
+    }
+}
+
+#[test]
+fn how_trits_are_packed_changes_no_bit() {
+    for name in GOLDEN {
+        let twos = model("how_trits_are_packed_changes_no_bit", name);
+        let options = PackOptions { packing: Packing::Triples, ..PackOptions::default() };
+        let triples = packed("triples", name, &options);
+        for layer in triples.core().layers() {
+            if let Matrix::Ternary(matrix) = &layer.projection(Projection::Down).matrix {
+                // Groups of 128 columns are no whole blocks of 96.
+                assert_eq!(matrix.packing() == Packing::Triples, name != "qwen3_groups", "{name}");
+            }
+        }
+        for cache in [CacheType::F32, CacheType::F16] {
+            same_bits(name, &triples, cache, &plain(&twos, cache));
+        }
+        // A saved state of the one is one of the other.
+        let mut session = Session::new(&twos, self::options(CacheType::F16, 8)).unwrap();
+        session.evaluate(&prompt(&twos)[..20], &Serial).unwrap();
+        let saved = session.save().unwrap();
+        let mut other = Session::new(&triples, self::options(CacheType::F16, 8)).unwrap();
+        other.load(&saved).unwrap();
+        let next = |session: &mut Session| bits(Some(session.evaluate(&[5], &Serial).unwrap()));
+        assert_eq!(next(&mut other), next(&mut session), "{name}");
+    }
+}
+
+#[test]
+fn six_bits_a_weight_give_the_same_bits_everywhere() {
+    for name in GOLDEN {
+        let options = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
+        let model = packed("six_bits_a_weight", name, &options);
+        let expected = plain(&model, CacheType::F32);
+        same_bits(name, &model, CacheType::F32, &expected);
+        let all = SessionOptions { logits: Logits::All, ..self::options(CacheType::F32, TOKENS as usize) };
+        let mut session = Session::new(&model, all).unwrap();
+        let rows = bits(Some(session.evaluate(&prompt(&model), &Serial).unwrap()));
+        assert_eq!(rows[rows.len() - expected.len()..], expected);
     }
 }
 

@@ -11,12 +11,14 @@ use clap::{Args, ValueEnum, value_parser};
 use memmap2::MmapMut;
 use serde_json::json;
 use trion_engine::{
-    Activation, Batch, Config, Device, FloatFormat, Parallel, SHAPE_2B4T, Session, SessionOptions, random_model,
+    Activation, Batch, Config, Device, FloatFormat, PackOptions, Parallel, SHAPE_2B4T, Session, SessionOptions,
+    random_model,
 };
 
 use crate::common::{ComputeArguments, Failure, Outcome, open, print_line};
 use crate::generate::rate;
 use crate::layer_times::{LayerTime, layer_bytes};
+use crate::quantize::PackingName;
 
 /// Bytes that the bandwidth is measured on: beyond any cache.
 const BANDWIDTH_BYTES: usize = 512 << 20;
@@ -36,6 +38,9 @@ pub(crate) struct Arguments {
     /// Number format of the embedding and head of a shape
     #[arg(long, value_enum, default_value_t = HeadName::Bf16)]
     head: HeadName,
+    /// How the trits of a shape lie in memory
+    #[arg(long, value_enum, default_value_t = PackingName::Twos)]
+    packing: PackingName,
     /// Tokens of the prompt [default: 512, or what the model's context has room for]
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     prompt: Option<u32>,
@@ -67,6 +72,7 @@ enum HeadName {
     Bf16,
     F16,
     Int8,
+    Int6,
 }
 
 impl From<HeadName> for FloatFormat {
@@ -76,6 +82,7 @@ impl From<HeadName> for FloatFormat {
             HeadName::Bf16 => FloatFormat::Keep,
             HeadName::F16 => FloatFormat::F16,
             HeadName::Int8 => FloatFormat::Int8,
+            HeadName::Int6 => FloatFormat::Int6,
         }
     }
 }
@@ -128,7 +135,10 @@ impl Shape {
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let model = match arguments.shape {
-        Some(shape) => random_model(&shape.config(), arguments.head.into(), 1)?,
+        Some(shape) => {
+            let options = PackOptions { embedding: arguments.head.into(), packing: arguments.packing.into() };
+            random_model(&shape.config(), &options, 1)?
+        }
         None => open(arguments.model.as_deref())?,
     };
     let model = arguments.compute.place(&model)?;

@@ -217,6 +217,7 @@ pub(crate) fn matrix_bytes(matrix: &Matrix<'_>) -> usize {
                     Rescale::Groups { scales, .. } => size_of_val(scales),
                 }
         }
+        Matrix::Int6(m) => m.packed().len() + size_of_val(m.row_scales()),
         Matrix::Float(m) => match m.data() {
             FloatData::F32(values) => size_of_val(values),
             FloatData::F16(bits) | FloatData::Bf16(bits) => size_of_val(bits),

@@ -235,6 +235,7 @@ fn row(name: String, matrix: &Matrix<'_>) -> Row {
             Rescale::Divide(scale) => ("trits".to_owned(), Some(format!("/ {scale:.5}"))),
             Rescale::Groups { size, .. } => (format!("trits in groups of {size}"), None),
         },
+        Matrix::Int6(_) => ("six bits in groups of 16".to_owned(), None),
         Matrix::Float(m) => {
             let kind = match m.data() {
                 FloatData::F32(_) => "F32",

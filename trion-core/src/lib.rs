@@ -1,7 +1,7 @@
 //! The mathematics of ternary language models: `BitNet` b1.58 and its kin.
 //!
 //! Modules in the order that data flows: a [`Config`] gives every size, [`quant`] makes trits and bytes of floats,
-//! [`ternary`] packs trits for the [`kernel`]s, a [`Model`] borrows weights, and a [`Session`] turns tokens into logits
+//! [`packing`] lays trits out for the [`kernel`]s, a [`Model`] borrows weights, and a [`Session`] turns tokens into logits
 //! in one buffer of the caller's, which a [`Sampler`] turns into the next token.
 //!
 //! Nothing here allocates, panics on any input, reads a clock or keeps global state, and every kernel gives the same
@@ -12,8 +12,10 @@
 mod error;
 
 mod config;
+pub mod int6;
+pub mod packing;
 pub mod quant;
-pub mod ternary;
+mod ternary;
 
 mod kernel;
 pub mod numeric;
@@ -30,10 +32,12 @@ mod session;
 
 pub use config::{Activation, Config};
 pub use error::{Error, StateError};
+pub use int6::Int6Matrix;
 pub use kernel::{Isa, Kernel};
 pub use kv_cache::CacheType;
 pub use matrix::{FloatData, FloatMatrix, Linear, Matrix};
 pub use model::{Layer, LayerNorm, Model, Projection};
+pub use packing::Packing;
 pub use parallel::{Parallel, Serial};
 pub use probability::{TokenProbability, most_probable, token_probability};
 pub use sampler::{Sampler, SamplerOptions, TokenLogit};

@@ -1,10 +1,12 @@
 //! Weight matrices of either kind, multiplied tile by tile, and the norm that some checkpoints put before them.
 
 use crate::Error;
+use crate::int6::{self, Int6Matrix};
 use crate::kernel::{Bf16, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
 use crate::numeric::LANES;
+use crate::packing::{BLOCK_COLS, TILE_ROWS};
 use crate::quant::ActivationScale;
-use crate::ternary::{TILE_ROWS, TernaryMatrix};
+use crate::ternary::TernaryMatrix;
 
 /// The numbers of a float matrix, row by row.
 #[derive(Debug, Clone, Copy)]
@@ -175,6 +177,8 @@ pub enum Matrix<'w> {
     Ternary(TernaryMatrix<'w>),
     /// Floats: activations are used as they are.
     Float(FloatMatrix<'w>),
+    /// Six bits a weight: activations are quantised to int8 in groups of columns.
+    Int6(Int6Matrix<'w>),
 }
 
 impl<'w> From<TernaryMatrix<'w>> for Matrix<'w> {
@@ -189,12 +193,28 @@ impl<'w> From<FloatMatrix<'w>> for Matrix<'w> {
     }
 }
 
+impl<'w> From<Int6Matrix<'w>> for Matrix<'w> {
+    fn from(matrix: Int6Matrix<'w>) -> Self {
+        Matrix::Int6(matrix)
+    }
+}
+
 impl Matrix<'_> {
     /// `[rows, cols]`.
     pub const fn shape(&self) -> [usize; 2] {
         match self {
             Matrix::Ternary(m) => [m.rows(), m.cols()],
             Matrix::Float(m) => [m.rows, m.cols],
+            Matrix::Int6(m) => [m.rows(), m.cols()],
+        }
+    }
+
+    /// Columns that activations are quantised over; `None` where they stay floats.
+    pub const fn activation_span(&self) -> Option<usize> {
+        match self {
+            Matrix::Ternary(m) => Some(m.activation_span()),
+            Matrix::Float(_) => None,
+            Matrix::Int6(_) => Some(int6::GROUP_COLS),
         }
     }
 
@@ -208,6 +228,7 @@ impl Matrix<'_> {
     pub(crate) fn tile_cost(&self) -> usize {
         match self {
             Matrix::Ternary(_) => 1,
+            Matrix::Int6(_) => 2,
             Matrix::Float(matrix) => match matrix.data() {
                 FloatData::I8 { .. } => 2,
                 FloatData::F16(_) | FloatData::Bf16(_) => 4,
@@ -222,6 +243,7 @@ impl Matrix<'_> {
         match self {
             Matrix::Ternary(m) => m.row(row, out),
             Matrix::Float(m) => m.row(simd, row, out),
+            Matrix::Int6(m) => m.row(row, out),
         }
     }
 
@@ -261,6 +283,10 @@ impl Matrix<'_> {
         let places: [Place; T] = core::array::from_fn(|_| next.step(inputs));
         match self {
             Matrix::Ternary(m) => {
+                let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
+                m.tile_product(simd, tile, q, scales, &mut y);
+            }
+            Matrix::Int6(m) => {
                 let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
                 m.tile_product(simd, tile, q, scales, &mut y);
             }
@@ -325,7 +351,7 @@ pub(crate) struct Input<'a> {
     pub(crate) x_stride: usize,
     /// Columns that hold data.
     pub(crate) cols: usize,
-    /// Quantised values in rows of `q_stride`, zero beyond `cols`.
+    /// Quantised values in rows of `q_stride`, with zeros beyond `cols` up to a multiple of 16.
     pub(crate) q: &'a [i8],
     /// Elements from row to row of `q`; a multiple of 16.
     pub(crate) q_stride: usize,
@@ -343,7 +369,8 @@ impl Input<'_> {
 
     #[inline(always)]
     fn q(&self, token: usize) -> &[i8] {
-        self.q.get(token * self.q_stride..).and_then(|q| q.get(..self.q_stride)).unwrap_or(&[])
+        let cols = self.cols.next_multiple_of(BLOCK_COLS);
+        self.q.get(token * self.q_stride..).and_then(|q| q.get(..cols)).unwrap_or(&[])
     }
 
     #[inline(always)]

@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::config::Config;
+use crate::int6::GROUP_COLS;
 use crate::matrix::{FloatData, Linear, Matrix};
+use crate::packing::BLOCK_BYTES;
 use crate::ternary::Rescale;
 
 /// One of the seven matrices of a block, in the names of Hugging Face's checkpoints.
@@ -298,13 +300,17 @@ impl Fnv {
     fn matrix(&mut self, matrix: &Matrix<'_>) {
         match matrix {
             Matrix::Ternary(m) => {
-                self.bytes(&m.packed()[..m.packed().len().min(Self::SAMPLE)]);
+                // However the trits are packed, a state of the same model is the same.
+                for (n, block) in m.blocks_of_twos().enumerate().take(Self::SAMPLE.div_ceil(BLOCK_BYTES)) {
+                    self.bytes(&block[..BLOCK_BYTES.min(Self::SAMPLE - n * BLOCK_BYTES)]);
+                }
                 match m.rescale() {
                     Rescale::Multiply(scale) => self.floats(&[0.0, scale]),
                     Rescale::Divide(scale) => self.floats(&[1.0, scale]),
                     Rescale::Groups { scales, .. } => self.halves(scales),
                 }
             }
+            Matrix::Int6(m) => self.floats(m.row_scales()),
             Matrix::Float(m) => match m.data() {
                 FloatData::F32(values) => self.floats(values),
                 FloatData::F16(values) | FloatData::Bf16(values) => self.halves(values),
@@ -326,20 +332,23 @@ fn check_matrix(
         return Err(Error::Shape { tensor, layer, found, expected });
     }
     // Sessions keep an activation scale for each `activation_group` columns, so no matrix may have finer groups.
-    match matrix {
+    let smallest = match matrix {
         Matrix::Ternary(m) => match m.rescale() {
-            Rescale::Groups { size, .. } if config.activation_group == 0 || size < config.activation_group => {
-                let found = config.activation_group as f64;
-                Err(Error::Config {
-                    field: "activation_group",
-                    found,
-                    expected: "16 up to the smallest group of a matrix",
-                })
-            }
-            _ => Ok(()),
+            Rescale::Groups { size, .. } => size,
+            _ => return Ok(()),
         },
-        Matrix::Float(_) => Ok(()),
+        Matrix::Int6(_) => GROUP_COLS,
+        Matrix::Float(_) => return Ok(()),
+    };
+    if config.activation_group == 0 || smallest < config.activation_group {
+        let found = config.activation_group as f64;
+        return Err(Error::Config {
+            field: "activation_group",
+            found,
+            expected: "16 up to the smallest group of a matrix",
+        });
     }
+    Ok(())
 }
 
 fn check_vector(tensor: &'static str, layer: Option<usize>, values: &[f32], length: usize) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use crate::kernel::{Op, Simd, Vector, padded};
 use crate::numeric::{LANES, ROUND};
+use crate::packing::BLOCK_COLS;
 
 /// The smallest scale that weights and activations are divided by, as the reference clamps it.
 pub(crate) const SMALLEST_SCALE: f32 = 1e-5;
@@ -25,6 +26,49 @@ pub fn absmean_trit(weight: f32, reciprocal_scale: f32) -> i8 {
     // round(v) reaches 1 only above one half, since exactly one half rounds to the even 0.
     let v = weight * reciprocal_scale;
     i8::from(v > 0.5) - i8::from(v < -0.5)
+}
+
+/// Magnitudes that the largest weight of a block may become.
+const INT6_REACHES: [u8; 8] = [28, 29, 30, 31, 32, 33, 34, 35];
+
+/// Rounds a row of weights to six bits each: gives the row scale, and writes a code from -32 to 31 for each weight and a
+/// scale from 1 to 255 for each 16 of them, so that `code * scale * row scale` is near the weight.
+///
+/// `row scale = largest |w| of the row / (28 * 255)`, 1 for a row of zeros. For each block, and for n from 28 to 35, the
+/// scale is `largest |w| of the block / (n * row scale)`, rounded half to even, at least 1; of these scales the first with the
+/// smallest sum of squared errors is taken, errors and sum in single precision. `codes` is as long as `weights`, `scales`
+/// has an element for each 16 of them.
+pub fn int6_row(weights: &[f32], codes: &mut [i8], scales: &mut [u8]) -> f32 {
+    let largest =
+        |weights: &[f32]| weights.iter().fold(0.0, |largest: f32, w| if w.abs() > largest { w.abs() } else { largest });
+    let row_scale = match largest(weights) {
+        0.0 => 1.0,
+        largest => largest / (f32::from(INT6_REACHES[0]) * 255.0),
+    };
+    // Half to even, as magnitudes are far below 2^22.
+    let round = |v: f32| (v + ROUND) - ROUND;
+    for ((weights, codes), scale) in weights.chunks(BLOCK_COLS).zip(codes.chunks_mut(BLOCK_COLS)).zip(scales) {
+        let (largest, mut least) = (largest(weights), f32::INFINITY);
+        for reach in INT6_REACHES {
+            let candidate = round(largest / (f32::from(reach) * row_scale)).clamp(1.0, 255.0);
+            let step = candidate * row_scale;
+            let mut rounded = [0.0; BLOCK_COLS];
+            let mut error = 0.0;
+            for (rounded, w) in rounded.iter_mut().zip(weights) {
+                *rounded = round((w / step).clamp(-32.0, 31.0));
+                let difference = w - *rounded * step;
+                error += difference * difference;
+            }
+            if error < least {
+                least = error;
+                *scale = candidate as u8;
+                for (code, rounded) in codes.iter_mut().zip(rounded) {
+                    *code = rounded as i8;
+                }
+            }
+        }
+    }
+    row_scale
 }
 
 /// What turns quantised activations back into floats.
@@ -116,6 +160,27 @@ mod tests {
                 assert_eq!(Some(scale.sum), scalar.map(|s| s.sum));
             }
         }
+    }
+
+    #[test]
+    fn six_bits_are_near_the_weights_and_zeros_stay_zeros() {
+        // Weights of many magnitudes: within half a step of their block, or at the end of the codes.
+        let weights: [f32; 50] =
+            core::array::from_fn(|i| ((i * 37 % 101) as f32 - 50.0) * [0.01, 1.0, 0.1, 30.0][i / 16]);
+        let (mut codes, mut scales) = ([99; 50], [0; 4]);
+        let row_scale = int6_row(&weights, &mut codes, &mut scales);
+        for (i, (w, code)) in weights.iter().zip(codes).enumerate() {
+            let step = f32::from(scales[i / 16]) * row_scale;
+            let error = (w - f32::from(code) * step).abs();
+            let end = if *w < 0.0 { -32 } else { 31 };
+            assert!(error <= step * 0.5001 || code == end, "{w}: {code} times {step}");
+            assert!(error <= step * 4.0, "{w}: {code} times {step}");
+        }
+        // With one weight in a block the best of eight scales leaves what rounding leaves.
+        assert_eq!(int6_row(&[-0.75], &mut codes[..1], &mut scales[..1]), 0.75 / (28.0 * 255.0));
+        assert_eq!((codes[0], scales[0]), (-28, 255));
+        assert_eq!(int6_row(&[0.0; 20], &mut codes[..20], &mut scales[..2]), 1.0);
+        assert_eq!((&codes[..20], &scales[..2]), (&[0; 20][..], &[1, 1][..]));
     }
 
     #[test]

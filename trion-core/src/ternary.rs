@@ -1,24 +1,10 @@
-//! Ternary matrices: 2 bits a trit, laid out as the kernels read them.
-//!
-//! A trit t in {-1, 0, +1} is stored as the code t + 1. Rows go in tiles of 32, columns in blocks of 16; the 32 x 16
-//! trits of a block are 128 bytes, four for each row in order. Byte e of a row holds columns e, 4 + e, 8 + e and
-//! 12 + e of the block, low bits first. So a register of 16, 32 or 64 bytes holds 4, 8 or 16 rows, two bits of every
-//! byte are four columns that lie side by side, and a tile is one contiguous stream. Rows and columns beyond the
-//! matrix hold the trit 0.
+//! Ternary matrices: packed trits, multiplied with quantised activations tile by tile.
 
 use crate::Error;
 use crate::kernel::{Kernel, Op, Simd};
 use crate::numeric::f16_to_f32;
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_COLS, twos_of_triples};
 use crate::quant::ActivationScale;
-
-/// Rows of a tile.
-pub const TILE_ROWS: usize = 32;
-/// Columns of a block.
-pub const BLOCK_COLS: usize = 16;
-/// Bytes of a block of one tile.
-pub const BLOCK_BYTES: usize = TILE_ROWS * BLOCK_COLS / 4;
-/// Four trits 0: what unused places hold.
-pub const FOUR_ZEROS: u8 = 0b01_01_01_01;
 
 /// What turns integer sums into floats.
 #[derive(Debug, Clone, Copy)]
@@ -41,57 +27,30 @@ pub enum Rescale<'w> {
 pub struct TernaryMatrix<'w> {
     rows: usize,
     cols: usize,
-    /// `[tiles, blocks, 128]`.
+    packing: Packing,
     packed: &'w [u8],
     rescale: Rescale<'w>,
 }
 
 impl<'w> TernaryMatrix<'w> {
-    /// Bytes of a packed matrix; `usize::MAX` if they cannot be counted.
-    pub const fn packed_bytes(rows: usize, cols: usize) -> usize {
-        rows.div_ceil(TILE_ROWS).saturating_mul(cols.div_ceil(BLOCK_COLS)).saturating_mul(BLOCK_BYTES)
-    }
-
     /// Scales of a matrix with a scale for each `size` columns.
     pub const fn group_scales(rows: usize, cols: usize, size: usize) -> usize {
         rows.div_ceil(TILE_ROWS).saturating_mul(cols.div_ceil(size)).saturating_mul(TILE_ROWS)
     }
 
-    /// Writes one row of trits into `packed`, which was filled with [`FOUR_ZEROS`] at first.
-    ///
-    /// # Errors
-    /// [`Error::Length`] if `packed` or `trits` does not have the length of such a matrix or row, and
-    /// [`Error::InvalidTrit`] for a value other than -1, 0 and +1.
-    pub fn pack_row(packed: &mut [u8], rows: usize, cols: usize, row: usize, trits: &[i8]) -> Result<(), Error> {
-        let expected = Self::packed_bytes(rows, cols);
-        if packed.len() != expected || row >= rows {
-            return Err(Error::Length { tensor: "packed trits", found: packed.len(), expected });
-        }
-        if trits.len() != cols {
-            return Err(Error::Length { tensor: "row of trits", found: trits.len(), expected: cols });
-        }
-        if let Some(col) = trits.iter().position(|t| !(-1..=1).contains(t)) {
-            return Err(Error::InvalidTrit { row, col });
-        }
-        let tile_bytes = cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
-        let tile = &mut packed[row / TILE_ROWS * tile_bytes..][..tile_bytes];
-        let (blocks, _) = tile.as_chunks_mut::<BLOCK_BYTES>();
-        for (block, trits) in blocks.iter_mut().zip(trits.chunks(BLOCK_COLS)) {
-            let word = &mut block.as_chunks_mut::<4>().0[row % TILE_ROWS];
-            *word = [FOUR_ZEROS; 4];
-            for (i, trit) in trits.iter().enumerate() {
-                word[i % 4] = word[i % 4].wrapping_add_signed(trit << (2 * (i / 4)));
-            }
-        }
-        Ok(())
-    }
-
     /// Borrows a packed matrix `[rows, cols]`.
     ///
     /// # Errors
-    /// When lengths do not fit the shape, a code is 3, or a scale is not finite (or zero where it divides).
-    pub fn new(rows: usize, cols: usize, packed: &'w [u8], rescale: Rescale<'w>) -> Result<Self, Error> {
-        let expected = Self::packed_bytes(rows, cols);
+    /// When lengths do not fit the shape, a number stands for no trit, a scale is not finite (or zero where it divides), or
+    /// groups are not whole blocks.
+    pub fn new(
+        rows: usize,
+        cols: usize,
+        packing: Packing,
+        packed: &'w [u8],
+        rescale: Rescale<'w>,
+    ) -> Result<Self, Error> {
+        let expected = packing.bytes(rows, cols);
         if packed.len() != expected {
             return Err(Error::Length { tensor: "packed trits", found: packed.len(), expected });
         }
@@ -99,7 +58,7 @@ impl<'w> TernaryMatrix<'w> {
         match rescale {
             Rescale::Multiply(scale) if !scale.is_finite() => return Err(bad_scale),
             Rescale::Divide(scale) if !scale.is_finite() || scale == 0.0 => return Err(bad_scale),
-            Rescale::Groups { size, .. } if size == 0 || !size.is_multiple_of(BLOCK_COLS) => {
+            Rescale::Groups { size, .. } if size == 0 || !size.is_multiple_of(packing.block_cols()) => {
                 return Err(Error::GroupSize { found: size });
             }
             Rescale::Groups { size, scales } => {
@@ -113,19 +72,10 @@ impl<'w> TernaryMatrix<'w> {
             }
             _ => {}
         }
-        // Both bits of a code are set only in a 3. The sum form lets the compiler look at many bytes at once.
-        let is_three = |byte: u8| byte & (byte >> 1) & FOUR_ZEROS;
-        if packed.iter().fold(0, |any, byte| any | is_three(*byte)) != 0 {
-            let at = packed.iter().position(|byte| is_three(*byte) != 0).unwrap_or(0);
-            let slot = is_three(packed[at]).trailing_zeros() as usize / 2;
-            let (block, byte) = (at / BLOCK_BYTES, at % BLOCK_BYTES);
-            let blocks = cols.div_ceil(BLOCK_COLS);
-            return Err(Error::InvalidTrit {
-                row: block / blocks * TILE_ROWS + byte / 4,
-                col: block % blocks * BLOCK_COLS + 4 * slot + byte % 4,
-            });
+        if let Some([row, col]) = packing.first_invalid(packed, cols) {
+            return Err(Error::InvalidTrit { row, col });
         }
-        Ok(TernaryMatrix { rows, cols, packed, rescale })
+        Ok(TernaryMatrix { rows, cols, packing, packed, rescale })
     }
 
     /// Rows.
@@ -136,6 +86,11 @@ impl<'w> TernaryMatrix<'w> {
     /// Columns.
     pub const fn cols(&self) -> usize {
         self.cols
+    }
+
+    /// How the trits lie in memory.
+    pub const fn packing(&self) -> Packing {
+        self.packing
     }
 
     /// The packed bytes.
@@ -177,14 +132,23 @@ impl<'w> TernaryMatrix<'w> {
         Ok(())
     }
 
+    /// The blocks of [`Packing::Twos`] of these trits, however they are packed: `[tiles, blocks, 128]`.
+    pub fn blocks_of_twos(&self) -> impl Iterator<Item = [u8; BLOCK_BYTES]> + use<'w> {
+        let (twos, triples) = match self.packing {
+            Packing::Twos => (self.packed, &[][..]),
+            Packing::Triples => (&[][..], self.packed),
+        };
+        let blocks = self.cols.div_ceil(BLOCK_COLS);
+        let tiles = triples.chunks_exact(self.packing.tile_bytes(self.cols).max(1));
+        let converted = tiles.flat_map(move |tile| tile.as_chunks().0.iter().flat_map(twos_of_triples).take(blocks));
+        twos.as_chunks().0.iter().copied().chain(converted)
+    }
+
     /// The trits of a row, 16 columns at a time; none for a row beyond the matrix.
     fn row_blocks(&self, row: usize) -> impl Iterator<Item = [i8; BLOCK_COLS]> + use<'w> {
-        let tile_bytes = self.cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        let tile_bytes = self.packing.tile_bytes(self.cols);
         let tile = self.packed.chunks_exact(tile_bytes.max(1)).nth(row / TILE_ROWS).unwrap_or(&[]);
-        tile.as_chunks::<BLOCK_BYTES>().0.iter().map(move |block| {
-            let word = block.as_chunks::<4>().0[row % TILE_ROWS];
-            core::array::from_fn(|i| ((word[i % 4] >> (2 * (i / 4))) & 3) as i8 - 1)
-        })
+        self.packing.row_pieces(tile, row % TILE_ROWS)
     }
 
     /// The trits of a row, into `out` of `cols` elements. A row beyond the matrix leaves `out` as it is.
@@ -233,15 +197,16 @@ impl<'w> TernaryMatrix<'w> {
         scales: [&[ActivationScale]; T],
         y: &mut [[f32; TILE_ROWS]; T],
     ) {
-        let tile_bytes = self.cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        let packing = self.packing;
+        let tile_bytes = packing.tile_bytes(self.cols);
         let weights = self.packed.get(tile * tile_bytes..(tile + 1) * tile_bytes).unwrap_or(&[]);
         let mut sums = [[0; TILE_ROWS]; T];
         if let Rescale::Groups { size, .. } = self.rescale {
             *y = [[0.0; TILE_ROWS]; T];
-            let group_bytes = size / BLOCK_COLS * BLOCK_BYTES;
+            let group_bytes = packing.tile_bytes(size);
             for (group, weights) in weights.chunks(group_bytes).enumerate() {
                 let x = x.map(|x| x.get(group * size..).unwrap_or(&[]));
-                simd.ternary_tile(weights, x, &mut sums);
+                simd.ternary_tile(packing, weights, x, &mut sums);
                 let Some(multipliers) = self.scales_of(tile, group) else { continue };
                 for ((y, sums), scales) in y.iter_mut().zip(&sums).zip(scales) {
                     let Some(s) = scales.get(group) else { continue };
@@ -252,7 +217,7 @@ impl<'w> TernaryMatrix<'w> {
             }
             return;
         }
-        simd.ternary_tile(weights, x, &mut sums);
+        simd.ternary_tile(packing, weights, x, &mut sums);
         for ((y, sums), scales) in y.iter_mut().zip(&sums).zip(scales) {
             let Some(s) = scales.first() else { continue };
             for (y, sum) in y.iter_mut().zip(sums) {
@@ -279,22 +244,21 @@ impl Op for Sums<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let TernaryMatrix { rows, cols, packed, .. } = *self.matrix;
+        let TernaryMatrix { rows, cols, packing, packed, .. } = *self.matrix;
         let span = self.matrix.activation_span().max(1);
-        let tile_bytes = cols.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
-        let group_bytes = span.div_ceil(BLOCK_COLS) * BLOCK_BYTES;
+        let (tile_bytes, group_bytes) = (packing.tile_bytes(cols), packing.tile_bytes(span));
         for (group, (q, out)) in self.q.chunks(span).zip(self.out.chunks_mut(rows.max(1))).enumerate() {
             let excess = q.iter().fold(0_i32, |sum, q| sum.wrapping_add(i32::from(*q)));
             // A session has its rows filled up with zeros; here the last block is.
-            let (whole, rest) = q.as_chunks::<BLOCK_COLS>();
-            let mut last = [0; BLOCK_COLS];
-            last[..rest.len()].copy_from_slice(rest);
+            let whole = q.len() - q.len() % packing.block_cols();
+            let mut last = [0; TRIPLES_COLS];
+            last[..q.len() - whole].copy_from_slice(&q[whole..]);
             for (tile, out) in packed.chunks_exact(tile_bytes.max(1)).zip(out.chunks_mut(TILE_ROWS)) {
                 let weights = tile.chunks(group_bytes).nth(group).unwrap_or(&[]);
-                let (weights, last_weights) = weights.split_at(weights.len().min(whole.len() * BLOCK_BYTES));
+                let (weights, last_weights) = weights.split_at(weights.len().min(packing.tile_bytes(whole)));
                 let (mut sums, mut last_sums) = ([[0; TILE_ROWS]], [[0; TILE_ROWS]]);
-                simd.ternary_tile(weights, [q], &mut sums);
-                simd.ternary_tile(last_weights, [&last], &mut last_sums);
+                simd.ternary_tile(packing, weights, [q], &mut sums);
+                simd.ternary_tile(packing, last_weights, [&last], &mut last_sums);
                 for ((out, sum), last) in out.iter_mut().zip(sums[0]).zip(last_sums[0]) {
                     *out = sum.wrapping_add(last).wrapping_sub(excess);
                 }

@@ -49,6 +49,9 @@ pub enum Error {
         /// Its largest value.
         limit: usize,
     },
+    /// A matrix has six bits a weight.
+    #[error("the embedding or head has six bits a weight, which no kernel of the GPU reads: pack the model with int8")]
+    Int6,
     /// The driver reported an error.
     #[error("the NVIDIA driver, {doing}: {source}")]
     Driver {

@@ -36,8 +36,10 @@ impl Kind {
         matches!(self, Kind::Multiply | Kind::Divide)
     }
 
-    pub(crate) fn of(matrix: &Matrix<'_>) -> Self {
-        match matrix {
+    /// The kind of a matrix; `None` for six bits a weight, which the kernels do not read.
+    pub(crate) fn of(matrix: &Matrix<'_>) -> Option<Self> {
+        Some(match matrix {
+            Matrix::Int6(_) => return None,
             Matrix::Ternary(m) => match m.rescale() {
                 Rescale::Multiply(_) => Kind::Multiply,
                 Rescale::Divide(_) => Kind::Divide,
@@ -49,7 +51,7 @@ impl Kind {
                 FloatData::Bf16(_) => Kind::Bf16,
                 FloatData::I8 { .. } => Kind::I8,
             },
-        }
+        })
     }
 }
 
@@ -92,7 +94,7 @@ impl Packing {
             let share = share_a_launch(&linears);
             for (projection, linear) in projections.iter().zip(linears) {
                 let [own, cols] = linear.matrix.shape();
-                if Kind::of(&linear.matrix).is_plain() {
+                if Kind::of(&linear.matrix).is_some_and(Kind::is_plain) {
                     all[*projection as usize] = Packing::of_launch(set, if share { together } else { own }, cols);
                 }
             }
@@ -123,7 +125,7 @@ pub(crate) fn share_a_launch(linears: &[&Linear<'_>]) -> bool {
     let cols = |linear: &Linear<'_>| linear.matrix.shape()[1];
     let is_alone = linears.len() == 1;
     linears.iter().all(|linear| {
-        Kind::of(&linear.matrix).is_plain()
+        Kind::of(&linear.matrix).is_some_and(Kind::is_plain)
             && (is_alone || linear.norm.is_none())
             && linears.first().is_some_and(|first| cols(first) == cols(linear))
     })
@@ -144,6 +146,8 @@ pub(crate) fn matrix_bytes(matrix: &Matrix<'_>, packing: Packing) -> [usize; 2] 
             let scales = if let Rescale::Groups { scales, .. } = m.rescale() { scales.len() * 2 } else { 0 };
             [pieces.saturating_mul(PIECE_BYTES), scales]
         }
+        // Refused when a model is placed.
+        Matrix::Int6(_) => [0, 0],
         Matrix::Float(m) => match m.data() {
             FloatData::F32(_) => [chunks(4), 0],
             FloatData::F16(_) | FloatData::Bf16(_) => [chunks(2), 0],
@@ -163,6 +167,7 @@ pub(crate) fn matrix_image(matrix: &Matrix<'_>, packing: Packing) -> (Vec<u8>, V
             };
             (image, bytemuck::cast_slice(scales).to_vec())
         }
+        Matrix::Int6(_) => (Vec::new(), Vec::new()),
         Matrix::Float(m) => {
             let [rows, cols] = matrix.shape();
             match m.data() {
@@ -184,7 +189,8 @@ fn twos_image(matrix: &TernaryMatrix<'_>) -> Vec<u8> {
     let (blocks, tiles) = (cols.div_ceil(16), cols.div_ceil(PIECE_COLS));
     let mut image = vec![0b01_01_01_01_u8; rows.div_ceil(PIECE_ROWS) * tiles * PIECE_BYTES];
     let (words, _) = image.as_chunks_mut::<4>();
-    let (from, _) = matrix.packed().as_chunks::<4>();
+    let from: Vec<_> = matrix.blocks_of_twos().collect();
+    let from = from.as_flattened().as_chunks::<4>().0;
     for row in 0..rows {
         let tile = &from[row / 32 * blocks * 32..];
         for block in 0..blocks {
@@ -203,7 +209,8 @@ const ONES: u32 = 0x0101_0101;
 fn fives_image(matrix: &TernaryMatrix<'_>) -> Vec<u8> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let (blocks, tiles) = (cols.div_ceil(16), cols.div_ceil(FIVES_COLS));
-    let (from, _) = matrix.packed().as_chunks::<4>();
+    let from: Vec<_> = matrix.blocks_of_twos().collect();
+    let from = from.as_flattened().as_chunks::<4>().0;
     // Below 243, the number that a byte's digits write in base 3, to the byte.
     let bytes: [u8; 256] = std::array::from_fn(|v| (v * 256).div_ceil(243).min(255) as u8);
     let zeros = [bytes[121]; 4];
@@ -250,6 +257,8 @@ mod tests {
     use super::*;
     use trion_core::FloatMatrix;
 
+    const TWOS: trion_core::Packing = trion_core::Packing::Twos;
+
     #[test]
     fn images_have_the_planned_length_and_every_number() {
         let (rows, cols) = (3, 300);
@@ -262,12 +271,13 @@ mod tests {
         assert_eq!(image[(3 + 1) * 128 + 2 * 4], values[300 + 130]);
         assert_eq!(image.iter().filter(|v| **v != 0.0).count(), values.len());
 
-        let mut packed = vec![0b01_01_01_01; TernaryMatrix::packed_bytes(rows, cols)];
+        let mut packed = vec![0; TWOS.bytes(rows, cols)];
+        TWOS.clear(&mut packed);
         for row in 0..rows {
             let trits: Vec<i8> = (0..cols).map(|c| ((row + c) % 3) as i8 - 1).collect();
-            TernaryMatrix::pack_row(&mut packed, rows, cols, row, &trits).unwrap();
+            TWOS.pack_row(&mut packed, rows, cols, row, &trits).unwrap();
         }
-        let matrix = Matrix::from(TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap());
+        let matrix = Matrix::from(TernaryMatrix::new(rows, cols, TWOS, &packed, Rescale::Multiply(1.0)).unwrap());
         let (image, scales) = matrix_image(&matrix, Packing::Twos);
         assert_eq!([image.len(), scales.len()], matrix_bytes(&matrix, Packing::Twos));
         // Column 277 of row 2: piece 1, block 1 of it (lane 9, word 0), byte 1, slot 1.
@@ -278,13 +288,14 @@ mod tests {
     #[test]
     fn a_byte_has_five_trits() {
         for (rows, cols) in [(1, 1), (9, 17), (8, 80), (3, 81), (17, 320), (2, 321), (1, 1000)] {
-            let mut packed = vec![0b01_01_01_01; TernaryMatrix::packed_bytes(rows, cols)];
+            let mut packed = vec![0; TWOS.bytes(rows, cols)];
+            TWOS.clear(&mut packed);
             let trit = |row: usize, col: usize| ((row * 7 + col * col + col / 5) % 3) as i8 - 1;
             for row in 0..rows {
                 let trits: Vec<i8> = (0..cols).map(|col| trit(row, col)).collect();
-                TernaryMatrix::pack_row(&mut packed, rows, cols, row, &trits).unwrap();
+                TWOS.pack_row(&mut packed, rows, cols, row, &trits).unwrap();
             }
-            let matrix = Matrix::from(TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(1.0)).unwrap());
+            let matrix = Matrix::from(TernaryMatrix::new(rows, cols, TWOS, &packed, Rescale::Multiply(1.0)).unwrap());
             let (image, scales) = matrix_image(&matrix, Packing::Fives);
             assert_eq!([image.len(), scales.len()], matrix_bytes(&matrix, Packing::Fives));
             let tiles = cols.div_ceil(320);
@@ -306,11 +317,12 @@ mod tests {
 
     /// A block with matrices of these shapes, in the order of [`Projection`].
     fn packings(set: KernelSet, shapes: [[usize; 2]; 7], norms: bool) -> [Packing; 7] {
-        let most = shapes.iter().map(|[rows, cols]| TernaryMatrix::packed_bytes(*rows, *cols)).max().unwrap();
-        let (packed, ones) = (vec![0b01_01_01_01; most], vec![1.0; 20_000]);
+        let most = shapes.iter().map(|[rows, cols]| TWOS.bytes(*rows, *cols)).max().unwrap();
+        let (mut packed, ones) = (vec![0; most], vec![1.0; 20_000]);
+        TWOS.clear(&mut packed);
         let projections = shapes.map(|[rows, cols]| {
-            let packed = &packed[..TernaryMatrix::packed_bytes(rows, cols)];
-            let matrix = TernaryMatrix::new(rows, cols, packed, Rescale::Divide(1.0)).unwrap();
+            let packed = &packed[..TWOS.bytes(rows, cols)];
+            let matrix = TernaryMatrix::new(rows, cols, TWOS, packed, Rescale::Divide(1.0)).unwrap();
             Linear { matrix: Matrix::from(matrix), norm: norms.then(|| &ones[..cols]) }
         });
         Packing::of_layer(set, &Layer { projections, norms: [None; trion_core::LayerNorm::ALL.len()] })

@@ -172,15 +172,16 @@ impl Upload {
 
     fn matrix(&mut self, matrix: &Matrix<'_>, packing: Packing) -> Result<DeviceMatrix> {
         let [rows, cols] = matrix.shape();
+        let kind = Kind::of(matrix).ok_or(Error::Int6)?;
         let (weights, scales) = matrix_image(matrix, packing);
         let (scale, span) = match matrix {
             Matrix::Ternary(m) => match m.rescale() {
                 Rescale::Multiply(scale) | Rescale::Divide(scale) => (scale, cols),
                 Rescale::Groups { size, .. } => (1.0, size),
             },
-            Matrix::Float(_) => (1.0, 0),
+            Matrix::Float(_) | Matrix::Int6(_) => (1.0, 0),
         };
         let (weights, scales) = (self.bytes(&weights)?, self.bytes(&scales)?);
-        Ok(DeviceMatrix { kind: Kind::of(matrix), packing, rows, cols, weights, scales, scale, span })
+        Ok(DeviceMatrix { kind, packing, rows, cols, weights, scales, scale, span })
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use trion_core::{Activation, CacheType, Config, SessionOptions};
 use trion_cuda::{CudaDevice, Error, KernelSet, MemoryPlan, check};
-use trion_engine::{FloatFormat, random_model};
+use trion_engine::{FloatFormat, PackOptions, random_model};
 
 /// The models that are in the repository.
 fn models() -> Vec<PathBuf> {
@@ -70,7 +70,8 @@ fn a_plan_counts_what_a_model_and_a_session_take() {
         hidden_act: Activation::Relu2,
         activation_group: 0,
     };
-    let model = random_model(&config, FloatFormat::Int8, 1).unwrap();
+    let model =
+        random_model(&config, &PackOptions { embedding: FloatFormat::Int8, ..PackOptions::default() }, 1).unwrap();
     let options = SessionOptions { cache: CacheType::F16, ..SessionOptions::new(1024) };
     let plan = MemoryPlan::new(model.core(), &options, 5, KernelSet::Sm61);
     // Bytes of rows, and a scale for each.

@@ -1,7 +1,7 @@
 //! What the model of `src/roofline.rs` predicts, beside what was measured.
 
 use trion_core::{
-    CacheType, Config, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Model, Projection, Rescale,
+    CacheType, Config, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Model, Packing, Projection, Rescale,
     SessionOptions, TernaryMatrix,
 };
 use trion_cuda::roofline::{Card, Launch, prompt, token, total_ms};
@@ -11,12 +11,13 @@ use trion_engine::SHAPE_2B4T;
 /// A model of a shape, with an int8 head; every matrix is the same zeros.
 fn with<T>(config: Config, look: impl FnOnce(&Model<'_>) -> T) -> T {
     let shapes = Projection::ALL.map(|projection| projection.shape(&config));
-    let most = shapes.iter().map(|[rows, cols]| TernaryMatrix::packed_bytes(*rows, *cols)).max().unwrap();
-    let packed = vec![0b01_01_01_01; most];
+    let most = shapes.iter().map(|[rows, cols]| Packing::Twos.bytes(*rows, *cols)).max().unwrap();
+    let mut packed = vec![0; most];
+    Packing::Twos.clear(&mut packed);
     let ones = vec![1.0; config.widest_input()];
     let projections = shapes.map(|[rows, cols]| {
-        let packed = &packed[..TernaryMatrix::packed_bytes(rows, cols)];
-        let matrix = TernaryMatrix::new(rows, cols, packed, Rescale::Multiply(1.0)).unwrap();
+        let packed = &packed[..Packing::Twos.bytes(rows, cols)];
+        let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, packed, Rescale::Multiply(1.0)).unwrap();
         Linear { matrix: Matrix::from(matrix), norm: None }
     });
     let hidden = &ones[..config.hidden_size];

@@ -59,8 +59,8 @@ pub use pool::Pool;
 pub use random::{SHAPE_2B4T, random_model};
 pub use session::Session;
 pub use trion_core::{
-    Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Parallel, PreparedInput, Progress, Sampler,
-    SamplerOptions, Serial, SessionOptions, TokenLogit,
+    Activation, CacheType, Config, Isa, Kernel, Logits, Observation, Packing, Parallel, PreparedInput, Progress,
+    Sampler, SamplerOptions, Serial, SessionOptions, TokenLogit,
 };
 #[cfg(feature = "cuda")]
 pub use trion_cuda::{Error as CudaError, KernelSet, MemoryPlan, roofline};

@@ -10,8 +10,10 @@ use std::path::Path;
 
 use memmap2::Mmap;
 use serde_json::{Map, Value, json};
-use trion_core::ternary::{BLOCK_BYTES, BLOCK_COLS, FOUR_ZEROS, TILE_ROWS, TernaryMatrix};
-use trion_core::{Config, LayerNorm, Projection};
+use trion_core::int6::{GROUP_COLS, PAIR_BYTES, PAIR_COLS};
+use trion_core::packing::{BLOCK_COLS, TILE_ROWS};
+use trion_core::quant::int6_row;
+use trion_core::{Config, Int6Matrix, LayerNorm, Packing, Projection, TernaryMatrix};
 
 use crate::error::{Error, Result};
 use crate::map::zeros;
@@ -31,6 +33,9 @@ pub enum FloatFormat {
     F16,
     /// One signed byte for each weight and one float for each row, rounded half to even.
     Int8,
+    /// Six bits for each weight, a byte for each 16 of them and one float for each row; products quantise activations, to
+    /// int8 in groups of 128 columns.
+    Int6,
 }
 
 /// What [`quantize`] may change.
@@ -38,6 +43,8 @@ pub enum FloatFormat {
 pub struct PackOptions {
     /// Number format of embedding and head.
     pub embedding: FloatFormat,
+    /// How trits lie in the file. Matrices with group scales have twos whatever is asked for.
+    pub packing: Packing,
 }
 
 /// Packs a checkpoint into one file: a Hugging Face directory or a GGUF file.
@@ -76,7 +83,7 @@ struct Entry<'a> {
 
 /// Where a tensor's bytes come from.
 enum Content<'a> {
-    Trits { rows: usize, cols: usize, read: TritRows<'a> },
+    Trits { rows: usize, cols: usize, packing: Packing, read: TritRows<'a> },
     Bytes(Cow<'a, [u8]>),
 }
 
@@ -115,12 +122,12 @@ pub(crate) fn pack(
         rest = behind;
         match entry.content {
             Content::Bytes(bytes) => to.copy_from_slice(&bytes),
-            Content::Trits { rows, cols, read } => {
-                to.fill(FOUR_ZEROS);
+            Content::Trits { rows, cols, packing, read } => {
+                packing.clear(to);
                 let mut trits = vec![0; cols];
                 for row in 0..rows {
                     read(row, &mut trits)?;
-                    TernaryMatrix::pack_row(to, rows, cols, row, &trits)?;
+                    packing.pack_row(to, rows, cols, row, &trits)?;
                 }
             }
         }
@@ -139,22 +146,22 @@ fn entries<'a>(
 ) -> Result<Vec<Entry<'a>>> {
     let missing = |name: &str| Error::malformed(path, name, "is missing, expected a tensor of this role");
     let mut entries = Vec::new();
-    let mut required = |id: MatrixId, name: String, shape: [usize; 2], format: FloatFormat| -> Result<()> {
+    let mut required = |id: MatrixId, name: String, shape: [usize; 2], options: &PackOptions| -> Result<()> {
         let matrix = checkpoint.matrix(id)?.ok_or_else(|| missing(&name))?;
-        add_matrix(&mut entries, config, &name, shape, matrix, format);
-        Ok(())
+        add_matrix(&mut entries, config, &name, shape, matrix, options)
     };
     let settings = checkpoint.settings().config;
     let table = [settings.vocab_size, settings.hidden_size];
-    required(MatrixId::Embedding, "model.embed_tokens".to_owned(), table, options.embedding)?;
+    required(MatrixId::Embedding, "model.embed_tokens".to_owned(), table, options)?;
+    let projections = PackOptions { embedding: FloatFormat::Keep, ..*options };
     for n in 0..settings.num_hidden_layers {
         for projection in Projection::ALL {
             let name = format!("model.layers.{n}.{}", projection.name());
-            required(MatrixId::Layer(n, projection), name, projection.shape(&settings), FloatFormat::Keep)?;
+            required(MatrixId::Layer(n, projection), name, projection.shape(&settings), &projections)?;
         }
     }
     if let Some(head) = checkpoint.matrix(MatrixId::Head)? {
-        add_matrix(&mut entries, config, "lm_head", table, head, options.embedding);
+        add_matrix(&mut entries, config, "lm_head", table, head, options)?;
     }
 
     let mut vector = |id: VectorId, name: String, required: bool| -> Result<()> {
@@ -185,7 +192,7 @@ fn entries<'a>(
         }
     }
     entries.sort_by_key(|entry| match (&entry.content, entry.dtype) {
-        (Content::Trits { .. }, _) => 0,
+        (Content::Trits { .. }, _) | (_, "U8") => 0,
         (_, "F32") => 1,
         (_, "F16" | "BF16") => 2,
         _ => 3,
@@ -210,29 +217,32 @@ fn add_matrix<'a>(
     name: &str,
     shape: [usize; 2],
     matrix: SourceMatrix<'a>,
-    format: FloatFormat,
-) {
+    options: &PackOptions,
+) -> Result<()> {
     let [rows, cols] = shape;
     match matrix {
         SourceMatrix::Trits { scale, rows: read } => {
+            let packing = match scale {
+                TritScale::Groups { .. } => Packing::Twos,
+                _ => options.packing,
+            };
             entries.push(Entry {
                 name: format!("{name}.trits"),
                 dtype: "U8",
-                shape: vec![rows.div_ceil(TILE_ROWS), cols.div_ceil(BLOCK_COLS), BLOCK_BYTES],
-                bytes: TernaryMatrix::packed_bytes(rows, cols),
-                content: Content::Trits { rows, cols, read },
+                shape: vec![rows.div_ceil(TILE_ROWS), cols.div_ceil(packing.block_cols()), packing.block_bytes()],
+                bytes: packing.bytes(rows, cols),
+                content: Content::Trits { rows, cols, packing, read },
             });
             match scale {
                 TritScale::Multiply(scale) => entries.push(floats(format!("{name}.scale"), &[scale])),
                 TritScale::Divide(scale) => entries.push(floats(format!("{name}.scale_divisor"), &[scale])),
                 TritScale::Groups { size, scales } => {
-                    let smallest = config.activation_group;
-                    config.activation_group = if smallest == 0 { size } else { smallest.min(size) };
+                    note_group(config, size);
                     entries.push(group_scales(name, rows, cols, size, &scales));
                 }
             }
         }
-        SourceMatrix::Float { dtype, bytes } => match format {
+        SourceMatrix::Float { dtype, bytes } => match options.embedding {
             FloatFormat::Keep => {
                 let dtype = match dtype {
                     FloatType::F32 => "F32",
@@ -259,8 +269,37 @@ fn add_matrix<'a>(
                 entries.push(floats(format!("{name}.row_scales"), &scales));
                 entries.push(bytes_entry(format!("{name}.weight"), "I8", vec![rows, cols], values.into()));
             }
+            FloatFormat::Int6 => {
+                note_group(config, GROUP_COLS);
+                let mut packed = vec![0; Int6Matrix::packed_bytes(rows, cols)];
+                let (mut codes, mut scales) = (vec![0; cols], vec![0; cols.div_ceil(BLOCK_COLS)]);
+                let mut row_scales = vec![0.0; rows];
+                let mut weights = vec![0.0; cols];
+                for row in 0..rows.next_multiple_of(TILE_ROWS) {
+                    weights.fill(0.0);
+                    if row < rows {
+                        weights
+                            .iter_mut()
+                            .enumerate()
+                            .for_each(|(col, w)| *w = float_at(dtype, &bytes, row * cols + col));
+                    }
+                    let row_scale = int6_row(&weights, &mut codes, &mut scales);
+                    row_scales.get_mut(row).into_iter().for_each(|scale| *scale = row_scale);
+                    Int6Matrix::pack_row(&mut packed, rows, cols, row, &codes, &scales)?;
+                }
+                entries.push(floats(format!("{name}.row_scales"), &row_scales));
+                let shape = vec![rows.div_ceil(TILE_ROWS), cols.div_ceil(PAIR_COLS), PAIR_BYTES];
+                entries.push(bytes_entry(format!("{name}.int6"), "U8", shape, packed.into()));
+            }
         },
     }
+    Ok(())
+}
+
+/// Has sessions keep activation scales for groups of `size` columns.
+fn note_group(config: &mut Config, size: usize) {
+    let smallest = config.activation_group;
+    config.activation_group = if smallest == 0 { size } else { smallest.min(size) };
 }
 
 /// Scales `[rows, groups]` as the kernels read them: `[tiles, groups, 32]`.

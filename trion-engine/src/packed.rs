@@ -7,7 +7,8 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trion_core::{
-    Activation, Config, FloatData, FloatMatrix, Layer, LayerNorm, Linear, Matrix, Projection, Rescale, TernaryMatrix,
+    Activation, Config, FloatData, FloatMatrix, Int6Matrix, Layer, LayerNorm, Linear, Matrix, Packing, Projection,
+    Rescale, TernaryMatrix,
 };
 
 use crate::error::{Error, Result};
@@ -168,7 +169,7 @@ impl<'f, 'a> PackedFile<'f, 'a> {
 
     fn required_matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<'a>> {
         self.matrix(name, shape)?
-            .ok_or_else(|| self.malformed(name, "is missing, expected a tensor .trits or .weight of this name"))
+            .ok_or_else(|| self.malformed(name, "is missing, expected a tensor .trits, .int6 or .weight of this name"))
     }
 
     fn required_vector(&self, name: &str, length: usize) -> Result<&'a [f32]> {
@@ -183,8 +184,26 @@ impl<'f, 'a> PackedFile<'f, 'a> {
             if trits.dtype != Dtype::U8 {
                 return Err(self.malformed(trits_name, format!("has dtype {:?}, expected U8", trits.dtype)));
             }
-            let matrix = TernaryMatrix::new(rows, cols, trits.bytes, self.rescale(name)?)
+            let packings = [Packing::Twos, Packing::Triples];
+            let packing = packings.into_iter().find(|packing| trits.shape.get(2) == Some(&packing.block_bytes()));
+            let Some(packing) = packing else {
+                let expected = packings.map(Packing::block_bytes);
+                let message =
+                    format!("has shape {:?}, expected [tiles, blocks, N] with N one of {expected:?}", trits.shape);
+                return Err(self.malformed(trits_name, message));
+            };
+            let matrix = TernaryMatrix::new(rows, cols, packing, trits.bytes, self.rescale(name)?)
                 .map_err(|e| self.malformed(trits_name, e.to_string()))?;
+            return Ok(Some(matrix.into()));
+        }
+        let int6_name = format!("{name}.int6");
+        if let Some(codes) = self.tensor(&int6_name)? {
+            if codes.dtype != Dtype::U8 {
+                return Err(self.malformed(int6_name, format!("has dtype {:?}, expected U8", codes.dtype)));
+            }
+            let row_scales = self.required_vector(&format!("{name}.row_scales"), rows)?;
+            let matrix = Int6Matrix::new(rows, cols, codes.bytes, row_scales)
+                .map_err(|e| self.malformed(int6_name, e.to_string()))?;
             return Ok(Some(matrix.into()));
         }
         let weight_name = format!("{name}.weight");

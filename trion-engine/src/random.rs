@@ -7,7 +7,7 @@ use trion_core::{Activation, Config, LayerNorm, Projection};
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::pack::{FloatFormat, PackOptions, pack};
+use crate::pack::{PackOptions, pack};
 use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritScale, VectorId};
 
 /// The shape of Microsoft's `BitNet` b1.58 2B4T, which speed is measured at.
@@ -27,12 +27,12 @@ pub const SHAPE_2B4T: Config = Config {
     activation_group: 0,
 };
 
-/// A model with random trits, sub-norms and a tied bfloat16 embedding (or as `embedding` says). The same seed gives the
-/// same model everywhere.
+/// A model with random trits, sub-norms and a tied bfloat16 embedding, packed as `options` say. The same seed gives the same
+/// model everywhere.
 ///
 /// # Errors
 /// [`Error::Core`] if the configuration is not valid, [`Error::Memory`] if there is not enough memory.
-pub fn random_model(config: &Config, embedding: FloatFormat, seed: u64) -> Result<Model> {
+pub fn random_model(config: &Config, options: &PackOptions, seed: u64) -> Result<Model> {
     config.validate()?;
     let settings = Settings {
         config: *config,
@@ -44,8 +44,7 @@ pub fn random_model(config: &Config, embedding: FloatFormat, seed: u64) -> Resul
         norms: &[],
         projection_norms: false,
     };
-    let image =
-        pack(Path::new("memory"), &RandomCheckpoint { settings, seed }, &PackOptions { embedding }, &mut |_, _| {})?;
+    let image = pack(Path::new("memory"), &RandomCheckpoint { settings, seed }, options, &mut |_, _| {})?;
     Model::from_image(image)
 }
 

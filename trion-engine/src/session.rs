@@ -374,7 +374,7 @@ mod tests {
     use trion_core::{Matrix, Projection, Rescale, Serial};
 
     use super::*;
-    use crate::pack::FloatFormat;
+    use crate::pack::{FloatFormat, PackOptions};
     use crate::random::random_model;
 
     /// What an observer sees, with everything that it must agree with checked on the way: layers, projections,
@@ -423,7 +423,8 @@ mod tests {
             hidden_act: trion_core::Activation::Relu2,
             activation_group: 0,
         };
-        random_model(&config, FloatFormat::F16, 3).expect("a valid configuration")
+        random_model(&config, &PackOptions { embedding: FloatFormat::F16, ..PackOptions::default() }, 3)
+            .expect("a valid configuration")
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl<'m> Module<'m> {
         let quantizer = names::projection(layer, names::quantized_by(weights, projection));
         match weights.projection(projection).matrix {
             Matrix::Ternary(matrix) => Some(Module { name: names::projection(layer, projection), quantizer, matrix }),
-            Matrix::Float(_) => None,
+            Matrix::Float(_) | Matrix::Int6(_) => None,
         }
     }
 
@@ -41,7 +41,7 @@ impl<'m> Module<'m> {
             Matrix::Ternary(matrix) => {
                 Some(Module { name: names::HEAD.to_owned(), quantizer: names::HEAD.to_owned(), matrix })
             }
-            Matrix::Float(_) => None,
+            Matrix::Float(_) | Matrix::Int6(_) => None,
         }
     }
 

@@ -9,7 +9,7 @@ use core::cell::UnsafeCell;
 use core::ops::Range;
 
 use trion_core::{
-    Activation, Config, Error, FloatData, FloatMatrix, Kernel, Layer, Linear, Model, Progress, Projection, Rescale,
+    Activation, Config, Error, FloatData, FloatMatrix, Kernel, Layer, Linear, Model, Packing, Progress, Projection, Rescale,
     Sampler, SamplerOptions, Serial, Session, SessionOptions, TernaryMatrix,
 };
 
@@ -55,7 +55,7 @@ fn layer(table: &LayerTable) -> Result<Layer<'static>, Error> {
     let mut projections = [None; 7];
     for (projection, (place, scale)) in Projection::ALL.into_iter().zip(&table.projections) {
         let [rows, cols] = projection.shape(&CONFIG);
-        let matrix = TernaryMatrix::new(rows, cols, bytes(place), Rescale::Multiply(*scale))?;
+        let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, bytes(place), Rescale::Multiply(*scale))?;
         projections[projection as usize] = Some(Linear { matrix: matrix.into(), norm: None });
     }
     let [Some(q), Some(k), Some(v), Some(o), Some(gate), Some(up), Some(down)] = projections else {

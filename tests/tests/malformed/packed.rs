@@ -3,7 +3,7 @@
 use std::fs;
 
 use serde_json::{Value, json};
-use trion_engine::{FloatFormat, Model, PackOptions};
+use trion_engine::{FloatFormat, Model, PackOptions, Packing};
 use trion_tests::golden;
 
 use crate::support::{Edit, edit_tensors, error_of, packed, place, refused, rename, says, tensors, write_tensors};
@@ -15,8 +15,8 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 const ROW_SCALES: &str = "model.embed_tokens.row_scales";
 const GROUPS: &str = "model.layers.0.mlp.up_proj.group_scales.128";
 
-const PLAIN: PackOptions = PackOptions { embedding: FloatFormat::Keep };
-const INT8: PackOptions = PackOptions { embedding: FloatFormat::Int8 };
+const PLAIN: PackOptions = PackOptions { embedding: FloatFormat::Keep, packing: Packing::Twos };
+const INT8: PackOptions = PackOptions { embedding: FloatFormat::Int8, packing: Packing::Twos };
 
 /// Changes a field of the configuration, which is JSON in a string.
 fn config(header: &mut Value, field: &str, value: Value) {

@@ -9,9 +9,10 @@
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{PREFETCH_BYTES, Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector, prefetch_lines};
+use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::{LANES, ROUND};
-use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
 /// Blocks of 16 columns whose products a 16-bit lane can hold.
 const BLOCKS_PER_FLUSH: usize = 15;
@@ -231,32 +232,87 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+    fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for eight tokens.
         let (eights, rest) = x.as_chunks::<8>();
         let (eights_sums, rest_sums) = sums.as_chunks_mut::<8>();
         for (x, sums) in eights.iter().zip(eights_sums) {
             for group in 0..TILE_ROWS / 8 {
-                self.ternary_groups::<1, 8>(tile, group, *x, sums);
+                self.twos_groups::<1, 8>(tile, group, *x, sums);
             }
         }
         let (fours, rest) = rest.as_chunks::<4>();
         let (fours_sums, rest_sums) = rest_sums.as_chunks_mut::<4>();
         for (x, sums) in fours.iter().zip(fours_sums) {
             for group in 0..TILE_ROWS / 8 {
-                self.ternary_groups::<1, 4>(tile, group, *x, sums);
+                self.twos_groups::<1, 4>(tile, group, *x, sums);
             }
         }
         for (x, sums) in rest.iter().zip(rest_sums) {
-            self.ternary_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
+            self.twos_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
+        }
+    }
+
+    #[inline(always)]
+    fn int6_tile<const T: usize>(self, pairs: &[[u8; PAIR_BYTES]], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        let blocks = x.iter().fold(2 * pairs.len(), |n, x| n.min(x.len() / BLOCK_COLS));
+        // SAFETY: block b < blocks is half of pair b / 2, of which 96 bytes for each eight rows and 32 scales are read,
+        // and lies within every x (16 bytes each); each store writes 8 of the 32 sums of a token; `self` proves AVX2, and
+        // AVX-VNNI where VNNI is set.
+        unsafe {
+            let (two, four) = (_mm256_set1_epi8(0b11), _mm256_set1_epi8(0b1111));
+            let (six, offset) = (_mm256_set1_epi8(0b11_1111), _mm256_set1_epi8(OFFSET));
+            let mut acc = [[_mm256_setzero_si256(); 4]; T];
+            for b in 0..blocks {
+                let pair = pairs.as_ptr().add(b / 2).cast::<u8>();
+                if b % 2 == 0 {
+                    prefetch_lines(self, &*pair.cast::<[u8; PAIR_BYTES]>());
+                }
+                for (group, eight) in [0, 32, BLOCK_CODES / 2, BLOCK_CODES / 2 + 32].into_iter().enumerate() {
+                    let codes = pair.add(b % 2 * BLOCK_CODES + eight);
+                    let mut v = [_mm256_setzero_si256(); 4];
+                    for (register, v) in v[..3].iter_mut().enumerate() {
+                        *v = _mm256_loadu_si256(codes.add(64 * register).cast());
+                    }
+                    let low = select(two, _mm256_srli_epi16::<6>(v[0]), _mm256_srli_epi16::<4>(v[1]));
+                    v[3] = select(four, low, _mm256_srli_epi16::<2>(v[2]));
+                    let scales = pair.add(2 * BLOCK_CODES + b % 2 * TILE_ROWS + 8 * group);
+                    let scales = _mm256_cvtepu8_epi32(_mm_loadl_epi64(scales.cast()));
+                    for t in 0..T {
+                        let mut sum = _mm256_setzero_si256();
+                        let mut excess = _mm256_setzero_si256();
+                        for (n, v) in v.into_iter().enumerate() {
+                            let word = x[t].as_ptr().add(b * BLOCK_COLS + 4 * n).cast::<i32>().read_unaligned();
+                            let (word, codes) = (_mm256_set1_epi32(word), _mm256_and_si256(v, six));
+                            if VNNI {
+                                sum = _mm256_dpbusd_avx_epi32(sum, codes, word);
+                                excess = _mm256_dpbusd_avx_epi32(excess, offset, word);
+                            } else {
+                                // For two columns at most 2 * 63 * 128 in magnitude before the subtraction and
+                                // 2 * 32 * 128 after it: 16 bits hold both.
+                                let pairs = _mm256_maddubs_epi16(codes, word);
+                                let pairs = _mm256_sub_epi16(pairs, _mm256_maddubs_epi16(offset, word));
+                                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+                            }
+                        }
+                        let scaled = _mm256_mullo_epi32(_mm256_sub_epi32(sum, excess), scales);
+                        acc[t][group] = _mm256_add_epi32(acc[t][group], scaled);
+                    }
+                }
+            }
+            for t in 0..T {
+                for (group, acc) in acc[t].iter().enumerate() {
+                    _mm256_storeu_si256(sums[t].as_mut_ptr().add(8 * group).cast(), *acc);
+                }
+            }
         }
     }
 }
 
 impl<const VNNI: bool> Avx2<VNNI> {
-    /// [`Simd::ternary_tile`] for the G groups of 8 rows that begin at group `first`.
+    /// [`Simd::twos_tile`] for the G groups of 8 rows that begin at group `first`.
     #[inline(always)]
-    fn ternary_groups<const G: usize, const T: usize>(
+    fn twos_groups<const G: usize, const T: usize>(
         self,
         tile: &[u8],
         first: usize,
@@ -323,6 +379,16 @@ impl<const VNNI: bool> Avx2<VNNI> {
             }
         }
     }
+}
+
+/// The bits of `a` where `mask` has ones, of `b` where it has zeros.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn select(mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)) }
 }
 
 /// The first two folds of 32 lanes.

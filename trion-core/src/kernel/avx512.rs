@@ -1,33 +1,37 @@
-//! x86-64 with AVX-512 F, BW and VNNI.
+//! x86-64 with AVX-512 F, BW and VNNI, and with VBMI where the CPU has it.
 
 #![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // every load and store is of the unaligned form
 
 use core::arch::x86_64::*;
 
 use super::Op;
-use super::vector::{PREFETCH_BYTES, Simd, Vector};
+use super::vector::{PREFETCH_BYTES, Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
+use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::LANES;
-use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
 
 /// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512(());
+pub(super) struct Avx512 {
+    /// Whether it has VBMI, too: bytes that are looked up in a table of 64.
+    vbmi: bool,
+}
 
 impl Avx512 {
     /// The proof, if this CPU can give it.
     pub(super) fn new() -> Option<Self> {
         let features = super::detect::features();
-        (features.avx2 && features.avx512_vnni).then_some(Self(()))
+        (features.avx2 && features.avx512_vnni).then_some(Self { vbmi: features.avx512_vbmi })
     }
 
     /// Runs an operation compiled for this instruction set.
     pub(super) fn run<O: Op>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]
-        fn inner<O: Op>(op: O) -> O::Output {
-            op.run(Avx512(()))
+        fn inner<O: Op>(proof: Avx512, op: O) -> O::Output {
+            op.run(proof)
         }
         // SAFETY: `self` proves these features.
-        unsafe { inner(op) }
+        unsafe { inner(self, op) }
     }
 }
 
@@ -210,7 +214,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+    fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
         // SAFETY: block b < blocks lies within `tile` (128 bytes each) and within every x (16 bytes each); each store
         // writes 16 of the 32 sums of a token; `self` proves AVX-512 F, BW and VNNI.
@@ -247,7 +251,196 @@ impl Simd for Avx512 {
             }
         }
     }
+
+    #[inline(always)]
+    fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        if !self.vbmi {
+            return triples_by_twos(self, tile, x, sums);
+        }
+        let blocks = tile.len() / TRIPLES_BYTES;
+        let whole = x.iter().fold(blocks, |n, x| n.min(x.len() / TRIPLES_COLS));
+        // SAFETY: `vbmi` says that the CPU has VBMI, `self` proves the others; `whole` blocks lie within `tile` and each x.
+        unsafe { triples(tile.as_ptr(), whole, x.map(<[i8]>::as_ptr), sums) };
+        if let Some(last) = tile.as_chunks::<TRIPLES_BYTES>().0.get(whole) {
+            // What x lacks of a last block counts nothing: zeros do the same.
+            let mut filled = [[0; TRIPLES_COLS]; T];
+            for (filled, x) in filled.iter_mut().zip(x) {
+                let rest = &x[whole * TRIPLES_COLS..];
+                let length = rest.len().min(TRIPLES_COLS);
+                filled[..length].copy_from_slice(&rest[..length]);
+            }
+            let mut part = [[0; TILE_ROWS]; T];
+            // SAFETY: as above, for one block and 96 activations.
+            unsafe { triples(last.as_ptr(), 1, filled.each_ref().map(|x| x.as_ptr()), &mut part) };
+            add_sums(sums, &part);
+        }
+    }
+
+    #[inline(always)]
+    fn int6_tile<const T: usize>(self, pairs: &[[u8; PAIR_BYTES]], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        let blocks = x.iter().fold(2 * pairs.len(), |n, x| n.min(x.len() / BLOCK_COLS));
+        // SAFETY: block b < blocks is half of pair b / 2, of which 192 bytes for each half of the rows and 32 scales are
+        // read, and lies within every x (16 bytes each); each store writes 16 of the 32 sums of a token; `self` proves
+        // AVX-512 F, BW and VNNI.
+        unsafe {
+            let (two, four) = (_mm512_set1_epi8(0b11), _mm512_set1_epi8(0b1111));
+            let (six, offset) = (_mm512_set1_epi8(0b11_1111), _mm512_set1_epi8(OFFSET));
+            let mut acc = [[_mm512_setzero_si512(); T]; 2];
+            for b in 0..blocks {
+                let pair = pairs.as_ptr().add(b / 2).cast::<u8>();
+                if b % 2 == 0 {
+                    // All of a pair at once: one by one, as its lines are read, is slower.
+                    prefetch_lines(self, &*pair.cast::<[u8; PAIR_BYTES]>());
+                }
+                let mut words = [[_mm512_setzero_si512(); 4]; T];
+                let mut excess = [_mm512_setzero_si512(); T];
+                for t in 0..T {
+                    for (n, word) in words[t].iter_mut().enumerate() {
+                        *word =
+                            _mm512_set1_epi32(x[t].as_ptr().add(b * BLOCK_COLS + 4 * n).cast::<i32>().read_unaligned());
+                        excess[t] = _mm512_dpbusd_epi32(excess[t], offset, *word);
+                    }
+                }
+                for (half, acc) in acc.iter_mut().enumerate() {
+                    let codes = pair.add(b % 2 * BLOCK_CODES + half * (BLOCK_CODES / 2));
+                    let mut v = [_mm512_setzero_si512(); 4];
+                    for (register, v) in v[..3].iter_mut().enumerate() {
+                        *v = _mm512_loadu_si512(codes.add(64 * register).cast());
+                    }
+                    let low = select(two, _mm512_srli_epi16::<6>(v[0]), _mm512_srli_epi16::<4>(v[1]));
+                    v[3] = select(four, low, _mm512_srli_epi16::<2>(v[2]));
+                    let scales = pair.add(2 * BLOCK_CODES + b % 2 * TILE_ROWS + 16 * half);
+                    let scales = _mm512_cvtepu8_epi32(_mm_loadu_si128(scales.cast()));
+                    for t in 0..T {
+                        let mut sum = _mm512_setzero_si512();
+                        for (v, word) in v.iter().zip(words[t]) {
+                            sum = _mm512_dpbusd_epi32(sum, _mm512_and_si512(*v, six), word);
+                        }
+                        let scaled = _mm512_mullo_epi32(_mm512_sub_epi32(sum, excess[t]), scales);
+                        acc[t] = _mm512_add_epi32(acc[t], scaled);
+                    }
+                }
+            }
+            for t in 0..T {
+                let to = sums[t].as_mut_ptr();
+                _mm512_storeu_si512(to.cast(), acc[0][t]);
+                _mm512_storeu_si512(to.add(16).cast(), acc[1][t]);
+            }
+        }
+    }
 }
+
+/// [`Simd::triples_tile`] for `blocks` blocks of a tile at `tile`.
+///
+/// # Safety
+/// The CPU has AVX-512 F, BW, VNNI and VBMI; `tile` points to `blocks` blocks of 640 bytes, each of `x` to 96 activations
+/// for each of them.
+#[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni,avx512vbmi")]
+unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+    let mut tables = [_mm512_setzero_si512(); 3];
+    for (table, digits) in tables.iter_mut().zip(&DIGITS) {
+        // SAFETY: each table has 64 bytes.
+        *table = unsafe { _mm512_loadu_si512(digits.as_ptr().cast()) };
+    }
+    let (three, four) = (_mm512_set1_epi8(0b111), _mm512_set1_epi8(0b1111));
+    let mut acc = [[[_mm512_setzero_si512(); 2]; T]; 2];
+    for b in 0..blocks {
+        // SAFETY: block b is one of `blocks`, and has two halves of five registers; triple k belongs to 12 columns of the
+        // block's 96; a prefetch may name any address.
+        unsafe {
+            let block = tile.add(b * TRIPLES_BYTES);
+            let columns = x.map(|x| x.add(b * TRIPLES_COLS));
+            for k in 0..5 {
+                _mm_prefetch::<_MM_HINT_T0>(block.cast::<i8>().wrapping_add(PREFETCH_BYTES + 64 * k));
+                _mm_prefetch::<_MM_HINT_T0>(
+                    block.cast::<i8>().wrapping_add(PREFETCH_BYTES + TRIPLES_BYTES / 2 + 64 * k),
+                );
+                add_triples(tables, [register(block, 0, k), register(block, 1, k)], columns, k, &mut acc);
+            }
+            // The triples of the upper bits (see `packing`): low bits of one operand, the rest of the other.
+            let mut v = [[_mm512_setzero_si512(); 2]; 3];
+            for half in 0..2 {
+                let (b0, b1) = (register(block, half, 0), register(block, half, 1));
+                v[0][half] = select(three, _mm512_srli_epi16::<5>(b0), _mm512_srli_epi16::<2>(b1));
+                let (b2, b3) = (register(block, half, 2), register(block, half, 3));
+                v[1][half] = select(three, _mm512_srli_epi16::<5>(b2), _mm512_srli_epi16::<2>(b3));
+                let low = select(three, _mm512_srli_epi16::<5>(register(block, half, 4)), _mm512_srli_epi16::<4>(b1));
+                v[2][half] = select(four, low, _mm512_srli_epi16::<3>(b3));
+            }
+            for (k, v) in v.into_iter().enumerate() {
+                add_triples(tables, v, columns, 5 + k, &mut acc);
+            }
+        }
+    }
+    for (t, sums) in sums.iter_mut().enumerate() {
+        for (half, sums) in sums.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+            let [a, b] = acc[half][t];
+            // SAFETY: the store writes the 16 sums.
+            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(a, b)) };
+        }
+    }
+}
+
+/// Register `n` of half a block of triples.
+///
+/// # Safety
+/// The CPU has AVX-512 F; `block` points to a block, `half` is 0 or 1, and `n` at most 4.
+#[inline(always)]
+unsafe fn register(block: *const u8, half: usize, n: usize) -> __m512i {
+    // SAFETY: the caller promises 640 bytes, of which these are 64.
+    unsafe { _mm512_loadu_si512(block.add(half * TRIPLES_BYTES / 2 + 64 * n).cast()) }
+}
+
+/// Adds the products of triple `k`, whose numbers are in the low five bits of the bytes of `v`, of both halves of a block.
+///
+/// # Safety
+/// As [`triples`]; each of `columns` points to the 96 activations of the block.
+#[inline(always)]
+unsafe fn add_triples<const T: usize>(
+    tables: [__m512i; 3],
+    v: [__m512i; 2],
+    columns: [*const i8; T],
+    k: usize,
+    acc: &mut [[[__m512i; 2]; T]; 2],
+) {
+    for (d, table) in tables.into_iter().enumerate() {
+        // SAFETY: the caller promises VBMI, and activations of which these are four.
+        unsafe {
+            let digits = [_mm512_permutexvar_epi8(v[0], table), _mm512_permutexvar_epi8(v[1], table)];
+            for t in 0..T {
+                let word = _mm512_set1_epi32(columns[t].add(12 * k + 4 * d).cast::<i32>().read_unaligned());
+                // Two sums where tokens are few, so that products do not wait for each other.
+                let set = if T <= 2 { d % 2 } else { 0 };
+                for half in 0..2 {
+                    acc[half][t][set] = _mm512_dpbusd_epi32(acc[half][t][set], digits[half], word);
+                }
+            }
+        }
+    }
+}
+
+/// The bits of `a` where `mask` has ones, of `b` where it has zeros.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+unsafe fn select(mask: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the caller promises AVX-512 F.
+    unsafe { _mm512_ternarylogic_epi32::<0xca>(mask, a, b) }
+}
+
+/// The three digits of a triple, by the low six bits of a byte, which is what a lookup takes: each of 0 to 31 twice, as the
+/// sixth bit belongs to another triple.
+static DIGITS: [[u8; 64]; 3] = {
+    let mut digits = [[0; 64]; 3];
+    let mut n = 0;
+    while n < 64 {
+        let triple = n as u8 % 32;
+        (digits[0][n], digits[1][n], digits[2][n]) = (triple % 3, triple / 3 % 3, triple / 9);
+        n += 1;
+    }
+    digits
+};
 
 /// Lanes 8 to 15.
 ///

@@ -5,6 +5,7 @@
 use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
 /// The sets that kernels are written for.
+#[allow(clippy::struct_excessive_bools)] // one for each set
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Features {
     /// AVX2 and F16C.
@@ -13,6 +14,8 @@ pub(super) struct Features {
     pub(super) avx_vnni: bool,
     /// AVX-512 F, BW and VNNI.
     pub(super) avx512_vnni: bool,
+    /// AVX-512 VBMI.
+    pub(super) avx512_vbmi: bool,
 }
 
 /// Reads CPUID, and the register state that the operating system saves.
@@ -37,7 +40,8 @@ pub(super) fn features() -> Features {
     let avx512 = bit(extended.ebx, 16) && bit(extended.ebx, 30) && bit(extended.ecx, 11);
     // SAFETY: leaf 7 exists; a sub-leaf beyond its last reads as zeros, and eax of the first states the last.
     let avx_vnni = extended.eax >= 1 && bit(unsafe { __cpuid_count(7, 1) }.eax, 4);
-    Features { avx2, avx_vnni: avx2 && avx_vnni, avx512_vnni: zmm && avx512 }
+    let vbmi = bit(extended.ecx, 1);
+    Features { avx2, avx_vnni: avx2 && avx_vnni, avx512_vnni: zmm && avx512, avx512_vbmi: zmm && vbmi }
 }
 
 /// XCR0: the register files that the operating system saves for each thread.

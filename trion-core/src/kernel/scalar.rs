@@ -1,8 +1,9 @@
 //! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with.
 
 use super::vector::{Simd, Vector};
+use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES, code};
 use crate::numeric::{self, LANES};
-use crate::ternary::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
 /// The instruction set that every CPU has.
 #[derive(Debug, Clone, Copy)]
@@ -119,14 +120,21 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+    fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         for (x, sums) in x.iter().zip(sums) {
             *sums = tile_sums(tile, x);
         }
     }
+
+    #[inline(always)]
+    fn int6_tile<const T: usize>(self, pairs: &[[u8; PAIR_BYTES]], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        for (x, sums) in x.iter().zip(sums) {
+            *sums = int6_sums(pairs, x);
+        }
+    }
 }
 
-/// [`Simd::ternary_tile`] for one token, row after row for each column: compilers turn that into instructions for
+/// [`Simd::twos_tile`] for one token, row after row for each column: compilers turn that into instructions for
 /// several rows at once, whatever the machine has. Not inlined, so that what surrounds it has no say in that.
 #[inline(never)]
 fn tile_sums(tile: &[u8], x: &[i8]) -> [i32; TILE_ROWS] {
@@ -142,6 +150,26 @@ fn tile_sums(tile: &[u8], x: &[i8]) -> [i32; TILE_ROWS] {
             for (sum, word) in sums.iter_mut().zip(&words) {
                 *sum = sum.wrapping_add(((word >> shift) & 3) as i32 * i32::from(*x));
             }
+        }
+    }
+    sums
+}
+
+/// [`Simd::int6_tile`] for one token, not inlined as [`tile_sums`] is not.
+#[inline(never)]
+fn int6_sums(pairs: &[[u8; PAIR_BYTES]], x: &[i8]) -> [i32; TILE_ROWS] {
+    let mut sums = [0; TILE_ROWS];
+    for (n, x) in x.as_chunks::<BLOCK_COLS>().0.iter().enumerate().take(2 * pairs.len()) {
+        let (pair, block) = (&pairs[n / 2], n % 2);
+        let mut accs = [0; TILE_ROWS];
+        for (column, x) in x.iter().enumerate() {
+            for (row, acc) in accs.iter_mut().enumerate() {
+                *acc += i32::from(code(pair, block, row, column) as i8 - OFFSET) * i32::from(*x);
+            }
+        }
+        let scales = &pair[2 * BLOCK_CODES + block * TILE_ROWS..][..TILE_ROWS];
+        for ((sum, acc), scale) in sums.iter_mut().zip(accs).zip(scales) {
+            *sum += acc * i32::from(*scale);
         }
     }
     sums

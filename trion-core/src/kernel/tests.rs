@@ -6,11 +6,13 @@ use std::vec;
 use std::vec::Vec;
 
 use super::{Bf16, CacheFormat, F16, F32, Format, I8, Kernel, Op, Simd, Vector, padded};
+use crate::int6::Int6Matrix;
 use crate::layer::{Attention, RmsNorm, activate, scores_len};
 use crate::matrix::{FloatData, FloatMatrix, Input, Matrix, Outputs};
 use crate::numeric::{LANES, f32_to_bf16, f32_to_f16};
+use crate::packing::{Packing, TILE_ROWS};
 use crate::quant::{ActivationScale, Quantize};
-use crate::ternary::{FOUR_ZEROS, Rescale, TILE_ROWS, TernaryMatrix};
+use crate::ternary::{Rescale, TernaryMatrix};
 use crate::{Activation, Isa};
 
 /// A small generator: the tests' values, not the sampler's.
@@ -60,22 +62,44 @@ impl Outputs for Products<'_> {
     }
 }
 
-/// Checks one shape with all kernels, for every way of putting 1 to 11 tokens together.
-fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut dyn FnMut() -> i8) {
-    let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
-    let trits: Vec<Vec<i8>> = (0..rows).map(|_| (0..cols).map(|_| trit()).collect()).collect();
+/// Rows of activations that are zero up to a multiple of 16 columns, and hold what was there before behind it.
+fn stale(tokens: usize, cols: usize, stride: usize) -> Vec<i8> {
+    let mut row = vec![0; cols.next_multiple_of(16)];
+    row.resize(stride, 77);
+    row.repeat(tokens)
+}
+
+/// Trits `[rows][cols]`, packed.
+fn pack(packing: Packing, trits: &[Vec<i8>]) -> Vec<u8> {
+    let (rows, cols) = (trits.len(), trits[0].len());
+    let mut packed = vec![0; packing.bytes(rows, cols)];
+    packing.clear(&mut packed);
     for (row, trits) in trits.iter().enumerate() {
-        TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
+        packing.pack_row(&mut packed, rows, cols, row, trits).unwrap();
     }
-    let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Multiply(0.75)).unwrap();
+    packed
+}
+
+/// Checks one shape with all kernels and both packings, for every way of putting 1 to 11 tokens together.
+fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut dyn FnMut() -> i8) {
+    let trits: Vec<Vec<i8>> = (0..rows).map(|_| (0..cols).map(|_| trit()).collect()).collect();
+    for packing in [Packing::Twos, Packing::Triples] {
+        let packed = pack(packing, &trits);
+        let matrix = TernaryMatrix::new(rows, cols, packing, &packed, Rescale::Multiply(0.75)).unwrap();
+        check_packed(&matrix, &trits, q);
+    }
+}
+
+fn check_packed(matrix: &TernaryMatrix<'_>, trits: &[Vec<i8>], q: &mut dyn FnMut() -> i8) {
+    let (rows, cols) = (matrix.rows(), matrix.cols());
     for (row, trits) in trits.iter().enumerate() {
         let mut decoded = vec![9; cols];
         matrix.decode_row(row, &mut decoded);
         assert_eq!(decoded, *trits);
     }
-    let q_stride = cols.next_multiple_of(64);
+    let q_stride = cols.next_multiple_of(64) + 64;
     for tokens in [1, 2, 3, 8, 11] {
-        let mut quantized = vec![0; tokens * q_stride];
+        let mut quantized = stale(tokens, cols, q_stride);
         let mut scales = Vec::new();
         let mut expected = vec![0.0; tokens * rows];
         for t in 0..tokens {
@@ -101,10 +125,11 @@ fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut
         for kernel in Kernel::available() {
             let stride = rows.next_multiple_of(TILE_ROWS);
             let mut out = vec![f32::NAN; tokens * stride];
-            kernel.run(Products { matrix: &matrix.into(), inputs: &inputs, tile: 0, out: &mut out });
+            kernel.run(Products { matrix: &(*matrix).into(), inputs: &inputs, tile: 0, out: &mut out });
             for t in 0..tokens {
                 let found = &out[t * stride..][..rows];
-                assert_eq!(found, &expected[t * rows..][..rows], "{rows} x {cols}, token {t}, {:?}", kernel.isa());
+                let case = (rows, cols, matrix.packing(), t, kernel.isa());
+                assert_eq!(found, &expected[t * rows..][..rows], "{case:?}");
             }
         }
     }
@@ -136,18 +161,17 @@ fn group_scales_apply_to_their_columns() {
     let (rows, cols, size) = (40, 272_usize, 32);
     let mut random = Random(3);
     let groups = cols.div_ceil(size);
-    let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
     let mut scales = vec![0_u16; TernaryMatrix::group_scales(rows, cols, size)];
     let mut trits = Vec::new();
     for row in 0..rows {
-        let row_trits: Vec<i8> = (0..cols).map(|_| (random.next() % 3) as i8 - 1).collect();
-        TernaryMatrix::pack_row(&mut packed, rows, cols, row, &row_trits).unwrap();
-        trits.push(row_trits);
+        trits.push((0..cols).map(|_| (random.next() % 3) as i8 - 1).collect());
         for group in 0..groups {
             scales[(row / TILE_ROWS * groups + group) * TILE_ROWS + row % TILE_ROWS] = f32_to_f16(random.float().abs());
         }
     }
-    let matrix = TernaryMatrix::new(rows, cols, &packed, Rescale::Groups { size, scales: &scales }).unwrap();
+    let packed = pack(Packing::Twos, &trits);
+    let rescale = Rescale::Groups { size, scales: &scales };
+    let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, &packed, rescale).unwrap();
     let x = random.floats(cols);
     for kernel in Kernel::available() {
         let mut q = vec![0; cols.next_multiple_of(64)];
@@ -187,18 +211,13 @@ fn integer_sums_are_those_of_plain_loops() {
     for (rows, cols, size) in
         [(1, 1, 0), (33, 15, 0), (31, 17, 0), (64, 240, 0), (40, 333, 0), (5, 4099, 0), (40, 272, 32), (33, 75, 16)]
     {
-        let mut packed = vec![FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
         let trits: Vec<Vec<i8>> =
             (0..rows).map(|_| (0..cols).map(|_| (random.next() % 3) as i8 - 1).collect()).collect();
-        for (row, trits) in trits.iter().enumerate() {
-            TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits).unwrap();
-        }
         let scales = vec![0; TernaryMatrix::group_scales(rows, cols, size.max(16))];
         let rescale = match size {
             0 => Rescale::Divide(2.0),
             size => Rescale::Groups { size, scales: &scales },
         };
-        let matrix = TernaryMatrix::new(rows, cols, &packed, rescale).unwrap();
         let span = if size == 0 { cols } else { size };
         let q: Vec<i8> = (0..cols).map(|_| random.next() as i8).collect();
         let mut expected = Vec::new();
@@ -207,12 +226,79 @@ fn integer_sums_are_those_of_plain_loops() {
             let sum = |trits: &Vec<i8>| columns.clone().map(|c| i32::from(trits[c]) * i32::from(q[c])).sum::<i32>();
             expected.extend(trits.iter().map(sum));
         }
+        // Triples have no groups of 16 or 32 columns.
+        for packing in [Packing::Twos, Packing::Triples].into_iter().take(if size == 0 { 2 } else { 1 }) {
+            let packed = pack(packing, &trits);
+            let matrix = TernaryMatrix::new(rows, cols, packing, &packed, rescale).unwrap();
+            for kernel in Kernel::available() {
+                let mut out = vec![i32::MAX; expected.len()];
+                matrix.sums(kernel, &q, &mut out).unwrap();
+                assert_eq!(out, expected, "{rows} x {cols}, groups of {size}, {packing:?}, {:?}", kernel.isa());
+                assert!(matrix.sums(kernel, &q[1..], &mut out).is_err());
+                assert!(matrix.sums(kernel, &q, &mut out[1..]).is_err());
+            }
+        }
+    }
+}
+
+/// Checks products and rows of a matrix of six bits a weight with all kernels, for 1 to 11 tokens.
+fn check_int6(rows: usize, cols: usize, next: &mut dyn FnMut() -> (i8, u8, i8)) {
+    let mut packed = vec![0; Int6Matrix::packed_bytes(rows, cols)];
+    let mut weights = Vec::new();
+    for row in 0..rows.next_multiple_of(TILE_ROWS) {
+        let codes: Vec<i8> = (0..cols).map(|_| next().0).collect();
+        let scales: Vec<u8> = (0..cols.div_ceil(16)).map(|_| next().1).collect();
+        Int6Matrix::pack_row(&mut packed, rows, cols, row, &codes, &scales).unwrap();
+        weights.push((0..cols).map(|c| i32::from(codes[c]) * i32::from(scales[c / 16])).collect::<Vec<_>>());
+    }
+    let row_scales: Vec<f32> = (0..rows).map(|row| 0.25 + row as f32 / 3.0).collect();
+    let matrix = Int6Matrix::new(rows, cols, &packed, &row_scales).unwrap();
+    for (row, scale) in row_scales.iter().enumerate() {
+        let mut decoded = vec![f32::NAN; cols];
+        matrix.row(row, &mut decoded);
+        assert_eq!(decoded, weights[row].iter().map(|w| *w as f32 * scale).collect::<Vec<_>>());
+    }
+    let (q_stride, spans) = (cols.next_multiple_of(64) + 64, cols.div_ceil(128));
+    for tokens in [1, 2, 4, 11] {
+        let mut q = stale(tokens, cols, q_stride);
+        q.chunks_mut(q_stride).for_each(|q| q[..cols].iter_mut().for_each(|q| *q = next().2));
+        let scale = |n| ActivationScale { scale: 1.5 + n as f32, sum: 0 };
+        let scales: Vec<_> = (0..tokens * spans).map(scale).collect();
+        let input = Input { tokens, x: &[], x_stride: 0, cols, q: &q, q_stride, scales: &scales, spans };
+        let stride = rows.next_multiple_of(TILE_ROWS);
+        let mut expected = vec![0.0; tokens * stride];
+        for t in 0..tokens {
+            for (row, row_scale) in row_scales.iter().enumerate() {
+                let mut y = 0.0;
+                for group in 0..spans {
+                    let columns = group * 128..cols.min(group * 128 + 128);
+                    let sum: i32 = columns.map(|c| weights[row][c] * i32::from(q[t * q_stride + c])).sum();
+                    y += sum as f32 / scales[t * spans + group].scale;
+                }
+                expected[t * stride + row] = y * row_scale;
+            }
+        }
         for kernel in Kernel::available() {
-            let mut out = vec![i32::MAX; expected.len()];
-            matrix.sums(kernel, &q, &mut out).unwrap();
-            assert_eq!(out, expected, "{rows} x {cols}, groups of {size}, {:?}", kernel.isa());
-            assert!(matrix.sums(kernel, &q[1..], &mut out).is_err());
-            assert!(matrix.sums(kernel, &q, &mut out[1..]).is_err());
+            let mut out = vec![f32::NAN; tokens * stride];
+            kernel.run(Products { matrix: &matrix.into(), inputs: &[input], tile: 0, out: &mut out });
+            for (found, expected) in out.chunks(stride).zip(expected.chunks(stride)) {
+                assert_eq!(found[..rows], expected[..rows], "{rows} x {cols}, {:?}", kernel.isa());
+            }
+        }
+    }
+}
+
+#[test]
+fn six_bit_products_follow_the_contract() {
+    let mut random = Random(8);
+    for cols in (1..70).chain([127, 128, 129, 160, 255, 1000]) {
+        check_int6(1 + cols % 37, cols, &mut || {
+            ((random.next() % 64) as i8 - 32, random.next() as u8, random.next() as i8)
+        });
+    }
+    for code in [-32, 31] {
+        for q in [-128, 127] {
+            check_int6(33, 400, &mut || (code, 255, q));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What an instruction set has to offer: 32 float lanes, conversions into them, and the ternary tile.
 
+use crate::int6::PAIR_BYTES;
 use crate::numeric::LANES;
-use crate::ternary::TILE_ROWS;
+use crate::packing::{Packing, TILE_ROWS, TRIPLES_COLS, twos_of_triples};
 
 /// Floats that are computed side by side; every operation acts on each lane and rounds once.
 pub(crate) trait Vector: Copy {
@@ -108,11 +109,36 @@ pub(crate) trait Simd: Copy {
         let _ = at;
     }
 
-    /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile.
-    ///
-    /// `tile` holds `blocks` blocks of 128 bytes (see [`crate::ternary`]); each `x[t]` holds at least `16 * blocks`
-    /// activations. Sums wrap at 32 bits.
-    fn ternary_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
+    /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile, however its trits lie. Sums wrap at
+    /// 32 bits.
+    #[inline(always)]
+    fn ternary_tile<const T: usize>(
+        self,
+        packing: Packing,
+        tile: &[u8],
+        x: [&[i8]; T],
+        sums: &mut [[i32; TILE_ROWS]; T],
+    ) {
+        match packing {
+            Packing::Twos => self.twos_tile(tile, x, sums),
+            Packing::Triples => self.triples_tile(tile, x, sums),
+        }
+    }
+
+    /// [`Simd::ternary_tile`] of blocks of [`Packing::Twos`]: as many as `tile` and each x has, of whole 16 columns.
+    fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
+
+    /// [`Simd::ternary_tile`] of blocks of [`Packing::Triples`]. Where x ends within a block, at a multiple of 16 columns,
+    /// the trits that are left count nothing.
+    #[inline(always)]
+    fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        triples_by_twos(self, tile, x, sums);
+    }
+
+    /// For T tokens, the sums over columns of code * block scale * x for the 32 rows of a tile, over at most 128 columns:
+    /// `pairs` of blocks as in [`crate::int6`]. Where x ends within a pair, at a multiple of 16 columns, the weights that are
+    /// left count nothing.
+    fn int6_tile<const T: usize>(self, pairs: &[[u8; PAIR_BYTES]], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
 
     /// Writes as many lanes as `to` has, at most 32.
     #[inline(always)]
@@ -122,6 +148,32 @@ pub(crate) trait Simd: Copy {
         for (to, lane) in to.iter_mut().zip(lanes) {
             *to = lane;
         }
+    }
+}
+
+/// [`Simd::triples_tile`], block by block as [`Packing::Twos`].
+#[inline(always)]
+pub(super) fn triples_by_twos<S: Simd, const T: usize>(
+    simd: S,
+    tile: &[u8],
+    x: [&[i8]; T],
+    sums: &mut [[i32; TILE_ROWS]; T],
+) {
+    *sums = [[0; TILE_ROWS]; T];
+    for (b, block) in tile.as_chunks().0.iter().enumerate() {
+        prefetch_lines(simd, block);
+        let mut part = [[0; TILE_ROWS]; T];
+        let x = x.map(|x| x.get(b * TRIPLES_COLS..).unwrap_or(&[]));
+        simd.twos_tile(twos_of_triples(block).as_flattened(), x, &mut part);
+        add_sums(sums, &part);
+    }
+}
+
+/// Adds sums to sums; they wrap at 32 bits.
+#[inline(always)]
+pub(super) fn add_sums<const T: usize>(sums: &mut [[i32; TILE_ROWS]; T], part: &[[i32; TILE_ROWS]; T]) {
+    for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+        *sum = sum.wrapping_add(*part);
     }
 }
 

@@ -9,7 +9,6 @@
 use super::pass::Pass;
 use super::{Counts, Logits, Member, Observation, Progress};
 use crate::config::Config;
-use crate::matrix::Matrix;
 use crate::model::{Layer, Model, Projection};
 use crate::parallel::Parallel;
 
@@ -130,15 +129,7 @@ fn needs_input(layer: &Layer<'_>, projection: Projection) -> bool {
         _ => return true,
     };
     let (own, other) = (layer.projection(projection), layer.projection(source));
-    own.norm.is_some() || other.norm.is_some() || activation_span(&own.matrix) != activation_span(&other.matrix)
-}
-
-/// Columns that a matrix wants activations quantised over; `None` for a float matrix.
-pub(super) fn activation_span(matrix: &Matrix<'_>) -> Option<usize> {
-    match matrix {
-        Matrix::Ternary(m) => Some(m.activation_span()),
-        Matrix::Float(_) => None,
-    }
+    own.norm.is_some() || other.norm.is_some() || own.matrix.activation_span() != other.matrix.activation_span()
 }
 
 /// Spends the budget on sessions of one model, until all their tokens are computed. Whoever observes sees every stage that

@@ -1,6 +1,6 @@
 //! Looking into a forward pass: what each stage leaves behind, at the moment when it is complete.
 
-use super::forward::{Rows, Stage, activation_span};
+use super::forward::{Rows, Stage};
 use super::memory::{quantized_stride, spans};
 use super::{Member, Progress, Session};
 use crate::Error;
@@ -174,7 +174,7 @@ impl Member<'_> {
         PreparedInput {
             tokens,
             cols: matrix.shape()[1],
-            span: activation_span(matrix).unwrap_or(0),
+            span: matrix.activation_span().unwrap_or(0),
             x: self.memory.input,
             x_stride: config.widest_input(),
             q: self.memory.quantized,

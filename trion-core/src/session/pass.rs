@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::Member;
-use super::forward::{Stage, activation_span};
+use super::forward::Stage;
 use super::memory::{quantized_stride, spans};
 use crate::config::Activation;
 use crate::kernel::bands::{Bands, PerSession, Tile, for_each_band, for_each_tile, per_session};
@@ -12,9 +12,9 @@ use crate::kv_cache::{Cache, KvCache};
 use crate::layer::{Attention, RmsNorm, activate, rotary_tables, rotate, scores_len};
 use crate::matrix::{Input, Linear, Matrix, Outputs};
 use crate::model::{Layer, LayerNorm, Model, Projection};
+use crate::packing::{BLOCK_COLS, TILE_ROWS};
 use crate::parallel::Parallel;
 use crate::quant::Quantize;
-use crate::ternary::{BLOCK_COLS, TILE_ROWS};
 
 /// What the units of one stage are computed with.
 pub(super) struct Pass<'p, 's> {
@@ -104,7 +104,7 @@ impl Pass<'_, '_> {
             let _ = quantized.push(Bands::of_rows(memory.quantized, quantized_stride(config)));
             let _ = scales.push(Bands::of_rows(memory.scales, spans(config)));
         }
-        let span = activation_span(&linear.matrix);
+        let span = linear.matrix.activation_span();
         let kernel = self.kernel;
         for_each_band(
             self.parallel,

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use trion_core::{Activation, Config};
 use trion_cuda::{CudaDevice, KernelSet, check};
-use trion_engine::{FloatFormat, Model, Pool, SHAPE_2B4T, random_model};
+use trion_engine::{FloatFormat, Model, PackOptions, Pool, SHAPE_2B4T, random_model};
 
 use crate::compare::{compare_model, with_number};
 use crate::speed::{predict, speed_of_2b4t, speed_of_gemv};
@@ -106,7 +106,7 @@ fn run(devices: &[CudaDevice], parts: Parts, models: &[String]) -> Outcome<usize
     }
     println!("{:44}  {:>5}  {:>6}  {:>6}  {:>6}  result", "model", "cache", "prompt", "batch", "decode");
     for (name, config, embedding) in if parts.random_models { shapes() } else { Vec::new() } {
-        let model = random_model(&config, embedding, 7)?;
+        let model = random_model(&config, &PackOptions { embedding, ..PackOptions::default() }, 7)?;
         failed += compare_model(devices, &pool, &name, &model, &[1, 3, 17, 70, 1020], 20)?;
         for (kind, bits) in [("NaN", 0x7fc0), ("infinity", 0x7f80)] {
             if let Some(model) = with_number(&model, bits)? {

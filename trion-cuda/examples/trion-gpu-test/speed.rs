@@ -6,7 +6,7 @@ use trion_core::{CacheType, Progress, Sampler, SamplerOptions, SessionOptions};
 use trion_cuda::measure::{Gemv, Packing};
 use trion_cuda::roofline::{self, Card, Launch, total_ms};
 use trion_cuda::{CudaBatch, CudaDevice, CudaModel, CudaSession, KernelSet, MemoryPlan, measure};
-use trion_engine::{FloatFormat, Model, Pool, SHAPE_2B4T, random_model};
+use trion_engine::{FloatFormat, Model, PackOptions, Pool, SHAPE_2B4T, random_model};
 
 use crate::compare::compare;
 use crate::{Outcome, tokens};
@@ -38,6 +38,11 @@ const DECODED: usize = 128;
 const OPTIONS: SessionOptions =
     SessionOptions { max_batch: PROMPT, cache: CacheType::F16, ..SessionOptions::new(1024) };
 
+/// The model is measured with a head of bytes.
+fn int8_head() -> PackOptions {
+    PackOptions { embedding: FloatFormat::Int8, ..PackOptions::default() }
+}
+
 /// Milliseconds that are predicted of a token in the middle of those decoded, and of the prompt.
 fn predicted(model: &Model, card: &Card) -> [f64; 2] {
     let token = roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, card);
@@ -46,7 +51,7 @@ fn predicted(model: &Model, card: &Card) -> [f64; 2] {
 
 /// What a GTX 1050 and an H100 ought to need, from their ceilings alone.
 pub(crate) fn predict() -> Outcome<()> {
-    let model = random_model(&SHAPE_2B4T, FloatFormat::Int8, 1)?;
+    let model = random_model(&SHAPE_2B4T, &int8_head(), 1)?;
     let card = Card::GTX_1050;
     println!("{card:?}");
     print_launches("a token", &roofline::token(model.core(), &OPTIONS, PROMPT + DECODED / 2, &card), &card);
@@ -77,7 +82,7 @@ fn print_launches(what: &str, launches: &[Launch], card: &Card) {
 
 /// Time of a token at position 512 and of a prompt of 512, at the shape of 2B4T with random weights and an int8 head.
 pub(crate) fn speed_of_2b4t(device: &CudaDevice, pool: &Pool) -> Outcome<usize> {
-    let model = random_model(&SHAPE_2B4T, FloatFormat::Int8, 1)?;
+    let model = random_model(&SHAPE_2B4T, &int8_head(), 1)?;
     let options = OPTIONS;
     let (multiprocessors, set) = (device.multiprocessors(), device.kernel_set());
     println!("{:?}", MemoryPlan::new(model.core(), &options, multiprocessors, set));

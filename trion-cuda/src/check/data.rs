@@ -99,9 +99,11 @@ impl Trits {
     /// Stored in this way.
     pub(super) fn packed(random: &mut Random, [rows, cols]: [usize; 2], rule: Rule, packing: Packing) -> Result<Self> {
         let trits = random.trits(rows * cols);
-        let mut packed = vec![trion_core::ternary::FOUR_ZEROS; TernaryMatrix::packed_bytes(rows, cols)];
+        let twos = trion_core::Packing::Twos;
+        let mut packed = vec![0; twos.bytes(rows, cols)];
+        twos.clear(&mut packed);
         for (row, trits) in trits.chunks_exact(cols).enumerate() {
-            TernaryMatrix::pack_row(&mut packed, rows, cols, row, trits)?;
+            twos.pack_row(&mut packed, rows, cols, row, trits)?;
         }
         let size = if let Rule::Groups(size) = rule { size } else { cols };
         let groups = cols.div_ceil(size);
@@ -118,7 +120,7 @@ impl Trits {
             Rule::Divide(scale) => Rescale::Divide(scale),
             Rule::Groups(size) => Rescale::Groups { size, scales: &scales },
         };
-        let image = matrix_image(&Matrix::from(TernaryMatrix::new(rows, cols, &packed, rescale)?), packing);
+        let image = matrix_image(&Matrix::from(TernaryMatrix::new(rows, cols, twos, &packed, rescale)?), packing);
         Ok(Trits { rows, cols, rule, trits, multipliers, image })
     }
 

@@ -211,8 +211,8 @@ mod tests {
 
     use trion_core::numeric::{bf16_to_f32, f32_to_f16, rotary_tables};
     use trion_core::{
-        Activation, CacheType, FloatData, LayerNorm, Linear, Matrix, Model, Projection, Rescale, SessionOptions,
-        TernaryMatrix,
+        Activation, CacheType, FloatData, Int6Matrix, LayerNorm, Linear, Matrix, Model, Projection, Rescale,
+        SessionOptions, TernaryMatrix,
     };
     use trion_engine::{Pool, Session};
 
@@ -244,6 +244,13 @@ mod tests {
         }
     }
 
+    /// Codes times block scales of a row.
+    fn int6(matrix: &Int6Matrix<'_>, row: usize) -> Vec<i32> {
+        let (mut codes, mut scales) = (vec![0; matrix.cols()], vec![0; matrix.cols().div_ceil(16)]);
+        matrix.decode_row(row, &mut codes, &mut scales);
+        codes.iter().enumerate().map(|(c, code)| i32::from(*code) * i32::from(scales[c / 16])).collect()
+    }
+
     fn product(matrix: &Matrix<'_>, x: &[f32]) -> Vec<f32> {
         let [rows, cols] = matrix.shape();
         match matrix {
@@ -254,6 +261,18 @@ mod tests {
                     .map(row)
                     .map(|(t, multipliers, rule)| ternary_product(&t, rule, &multipliers, &spans))
                     .collect()
+            }
+            Matrix::Int6(m) => {
+                let spans = quantized(x, 128);
+                let row = |row| int6(m, row);
+                let product = |weights: Vec<i32>| {
+                    let groups = weights.chunks(128).zip(&spans);
+                    groups.fold(0.0, |y, (w, span)| {
+                        let sum: i32 = w.iter().zip(&span.q).map(|(w, q)| w * i32::from(*q)).sum();
+                        y + sum as f32 / span.scale
+                    })
+                };
+                (0..rows).map(row).zip(m.row_scales()).map(|(w, scale)| product(w) * scale).collect()
             }
             Matrix::Float(m) => {
                 let row = |row| floats(m.data(), row, cols);
@@ -273,6 +292,7 @@ mod tests {
                 };
                 trits.iter().enumerate().map(|(c, t)| f32::from(*t) * scale(c)).collect()
             }
+            Matrix::Int6(m) => int6(m, token).into_iter().map(|w| w as f32 * m.row_scales()[token]).collect(),
             Matrix::Float(m) => {
                 let (w, scale) = floats(m.data(), token, matrix.shape()[1]);
                 w.iter().map(|w| w * scale.unwrap_or(1.0)).collect()
