@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
-use trion_engine::{FloatFormat, Model, PackOptions, Packing, quantize};
+use trion_engine::{FloatFormat, Kernel, Model, PackOptions, Packing, quantize};
 
 use crate::common::{Failure, Outcome, Progress, print_line};
 use crate::inspect::Size;
@@ -57,6 +57,8 @@ pub(crate) enum PackingName {
     Twos,
     /// Five bits for three trits: a sixth less to read, for CPUs with AVX-512 VBMI
     Triples,
+    /// The one that this machine reads fastest
+    Auto,
 }
 
 impl From<PackingName> for Packing {
@@ -64,6 +66,7 @@ impl From<PackingName> for Packing {
         match name {
             PackingName::Twos => Packing::Twos,
             PackingName::Triples => Packing::Triples,
+            PackingName::Auto => Kernel::detect().packing(),
         }
     }
 }

@@ -71,7 +71,7 @@ pub(crate) fn peers(arguments: &[String]) -> Outcome {
         "processor": processor,
         "trion": output("git", &["describe", "--always", "--dirty"])?.trim(),
         "llama.cpp": LLAMA,
-        "model": "bitnet-b1.58-2B-4T's shape, random weights; Trion: 2 bits a trit, int8 head; llama.cpp: TQ2_0, Q6_K head",
+        "model": "bitnet-b1.58-2B-4T's shape, random weights; Trion: packed as the machine reads fastest, head of six bits; llama.cpp: TQ2_0, Q6_K head",
         "decoded": DECODED,
         "runs": runs.0.iter().map(Run::json).collect::<Vec<_>>(),
     });
@@ -103,7 +103,7 @@ impl Bench {
         let trion = target().join("release/trion").to_string_lossy().into_owned();
         let (packed, gguf, path) = (at("2b4t.safetensors"), at("2b4t.gguf"), packages.to_string_lossy());
         run_with(&[("PYTHONPATH", &path)], "python3", &["benches/peers/make_gguf.py", &gguf])?;
-        run(&trion, &["quantize", &gguf, "--output", &packed, "--embedding", "int8", "--force"])?;
+        run(&trion, &["quantize", &gguf, "--output", &packed, "--embedding", "int6", "--packing", "auto", "--force"])?;
         Ok(Some(Bench { trion, llama, models: [packed, gguf] }))
     }
 

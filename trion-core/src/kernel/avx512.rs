@@ -24,6 +24,11 @@ impl Avx512 {
         (features.avx2 && features.avx512_vnni).then_some(Self { vbmi: features.avx512_vbmi })
     }
 
+    /// Whether the CPU has VBMI, too.
+    pub(super) const fn has_vbmi(self) -> bool {
+        self.vbmi
+    }
+
     /// Runs an operation compiled for this instruction set.
     pub(super) fn run<O: Op>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]

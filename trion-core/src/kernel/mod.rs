@@ -19,6 +19,7 @@ mod scalar;
 mod tests;
 mod vector;
 
+use crate::packing::Packing;
 use scalar::Scalar;
 pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
 
@@ -103,6 +104,15 @@ impl Kernel {
             Proof::AvxVnni(_) => Isa::AvxVnni,
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(_) => Isa::Avx512,
+        }
+    }
+
+    /// The packing of trits that this kernel reads fastest from memory, on this CPU.
+    pub const fn packing(self) -> Packing {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Proof::Avx512(proof) if proof.has_vbmi() => Packing::Triples,
+            _ => Packing::Twos,
         }
     }
 
