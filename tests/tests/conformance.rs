@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use trion_engine::{FloatFormat, Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize};
+use trion_engine::{
+    FloatFormat, Logits, Model, PackOptions, Sampler, SamplerOptions, Serial, Session, SessionOptions, quantize,
+};
 use trion_tests::{GOLDEN, Values, copy_golden, golden, oracle, reference, scratch, shared};
 
 /// Largest difference of a logit on prompts that were chosen to have no rounding ties.

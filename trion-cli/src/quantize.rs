@@ -81,6 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     let bytes = quantize(&arguments.from, &arguments.output, &options, &mut |done, total| progress.show(done, total));
     progress.finish();
     print_line(format_args!("{}: {} bytes", arguments.output.display(), bytes?))?;
-    print_line(Size::of(&Model::open(&arguments.output)?))?;
+    let model = Model::open(&arguments.output)?;
+    if model.has_tokenizer() {
+        model.tokenizer()?;
+    }
+    print_line(Size::of(&model))?;
     Ok(ExitCode::SUCCESS)
 }

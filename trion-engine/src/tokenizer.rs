@@ -50,28 +50,33 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|error| Error::Tokenizer(error.to_string()))?;
 
-        let vocabulary = inner.get_vocab(true);
-        let mut ids = HashSet::with_capacity(vocabulary.len());
-        for (token, &id) in &vocabulary {
+        let found = inner.get_vocab_size(false);
+        if found != file.ids.len() {
+            let count = file.ids.len();
+            return Err(Error::Tokenizer(format!("model: {count} tokens in vocab, of which {found} are different")));
+        }
+        let mut ids = HashSet::with_capacity(file.ids.len());
+        for id in file.ids {
             if !ids.insert(id) {
+                let token = inner.id_to_token(id).unwrap_or_default();
                 return Err(Error::Tokenizer(format!("id {id} belongs to {token:?} and to another token")));
             }
+        }
+        for token in &file.added_tokens {
+            // An added token that the vocabulary lacks gets the next free id from the library, whatever its file says.
+            match inner.token_to_id(&token.content) {
+                Some(id) if id == token.id => ids.insert(id),
+                found => {
+                    let content = &token.content;
+                    let found = found.map_or("none".into(), |id| id.to_string());
+                    let message = format!("added token {content:?}: id {} expected, {found} found", token.id);
+                    return Err(Error::Tokenizer(message));
+                }
+            };
         }
         let Some(&largest) = ids.iter().max() else {
             return Err(Error::Tokenizer("the vocabulary is empty".into()));
         };
-        for token in &file.added_tokens {
-            // An added token that the vocabulary lacks gets the next free id from the library, whatever its file says.
-            match vocabulary.get(&token.content) {
-                Some(&id) if id == token.id => {}
-                found => {
-                    let content = &token.content;
-                    let found = found.map_or("none".into(), u32::to_string);
-                    let message = format!("added token {content:?}: id {} expected, {found} found", token.id);
-                    return Err(Error::Tokenizer(message));
-                }
-            }
-        }
         for &id in file.prefix.iter().chain(&file.suffix) {
             if !ids.contains(&id) {
                 return Err(Error::Tokenizer(format!("post_processor: id {id} is not in the vocabulary")));

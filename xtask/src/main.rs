@@ -135,7 +135,8 @@ fn bench(threads: &str) -> Outcome {
 /// The products of a token and of 64 tokens at the beginning of a text, where attention has next to nothing to do.
 fn bench_kernels(threads: &str) -> Outcome {
     let shape = ["run", "--release", "--bin", "trion", "--", "bench", "--shape", "2b4t", "--head", "int6"];
-    let how = ["--prompt", "64", "--cache", "f16", "--repeats", "3", "--packing", "auto", "--layers", "--threads", threads];
+    let how =
+        ["--prompt", "64", "--cache", "f16", "--repeats", "3", "--packing", "auto", "--layers", "--threads", threads];
     run("cargo", &[&shape[..], &how].concat())
 }
 

@@ -79,12 +79,12 @@ fn size(path: &Path) -> usize {
     files + fs::metadata(path).map_or(0, |metadata| metadata.len() as usize)
 }
 
-/// Demands that `path` is refused with an error that has all of `expected` in its text, the file's name among them, and
+/// Demands that `path`, or its tokenizer, is refused with an error that has all of `expected` in its text, the file's name among them, and
 /// that finding out takes no more memory than the file and [`ALLOWANCE`].
 pub(crate) fn refused(what: &str, path: &Path, expected: &[&str]) {
     let limit = size(path) + ALLOWANCE;
     let resident = resident_peak();
-    let (error, heap) = heap_peak(|| error_of(what, Model::open(path)));
+    let (error, heap) = heap_peak(|| error_of(what, Model::open(path).and_then(|model| model.tokenizer().map(|_| ()))));
     assert!(heap <= limit, "{what}: {heap} bytes on the heap, expected at most {limit}");
     let grown = resident_peak().saturating_sub(resident);
     assert!(grown <= limit, "{what}: {grown} bytes in use, expected at most {limit}");

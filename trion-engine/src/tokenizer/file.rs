@@ -4,9 +4,10 @@
 //! The types below list the steps that byte-pair-encoding language models use; a file with another step does not parse.
 
 use std::collections::HashMap;
+use std::fmt;
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::detokenizer::{Decoder, Detokenizer, StringPattern};
 use crate::{Error, Result};
@@ -21,6 +22,8 @@ pub(crate) struct File {
     pub(crate) suffix: Vec<u32>,
     /// From `added_tokens`.
     pub(crate) added_tokens: Vec<AddedToken>,
+    /// The ids of `model.vocab`, in the order of the file.
+    pub(crate) ids: Vec<u32>,
 }
 
 /// A token that is found in the text before any merging.
@@ -53,10 +56,34 @@ struct Model {
     dropout: Option<f32>,
     continuing_subword_prefix: Option<String>,
     end_of_word_suffix: Option<String>,
-    #[serde(rename = "vocab")]
-    _vocab: HashMap<String, u32>,
+    vocab: Ids,
     #[serde(rename = "merges")]
     _merges: IgnoredAny,
+}
+
+/// The ids of a map from tokens to ids: the tokens, of which there are many, are kept by the `tokenizers` crate alone.
+struct Ids(Vec<u32>);
+
+impl<'de> Deserialize<'de> for Ids {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct IdVisitor;
+        impl<'de> Visitor<'de> for IdVisitor {
+            type Value = Ids;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map from tokens to ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Ids, A::Error> {
+                let mut ids = Vec::new();
+                while let Some((IgnoredAny, id)) = map.next_entry()? {
+                    ids.push(id);
+                }
+                Ok(Ids(ids))
+            }
+        }
+        deserializer.deserialize_map(IdVisitor)
+    }
 }
 
 #[derive(Deserialize)]
@@ -133,7 +160,7 @@ impl File {
                 .collect(&mut prefix, &mut suffix)
                 .map_err(|reason| Error::Tokenizer(format!("post_processor: {reason}")))?;
         }
-        Ok(Self { detokenizer, prefix, suffix, added_tokens: raw.added_tokens })
+        Ok(Self { detokenizer, prefix, suffix, added_tokens: raw.added_tokens, ids: raw.model.vocab.0 })
     }
 }
 
