@@ -17,6 +17,7 @@ use trion_engine::{
 
 use crate::common::{ComputeArguments, Failure, Outcome, open, print_line};
 use crate::generate::rate;
+use crate::kernel_speed;
 use crate::layer_times::{LayerTime, layer_bytes};
 use crate::quantize::PackingName;
 
@@ -56,6 +57,9 @@ pub(crate) struct Arguments {
     /// Tell the time of each kind of layers, too
     #[arg(long)]
     layers: bool,
+    /// Measure products of trits by themselves, beside memory and the processor's instructions, without a model
+    #[arg(long, conflicts_with_all = ["model", "shape", "layers", "json", "device"])]
+    kernels: bool,
     /// Measurements; the median counts
     #[arg(long, default_value_t = 3, value_parser = value_parser!(u32).range(1..))]
     repeats: u32,
@@ -134,6 +138,9 @@ impl Shape {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.kernels {
+        return kernel_speed::run(arguments.compute.kernel()?, &arguments.compute.pool()?);
+    }
     let model = match arguments.shape {
         Some(shape) => {
             let options = PackOptions { embedding: arguments.head.into(), packing: arguments.packing.into() };
@@ -272,11 +279,8 @@ fn decode_together(
 }
 
 /// Bytes a second that all threads together read from memory, in huge pages where the system gives them.
-fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
-    let no_memory = |e: io::Error| Failure::advised(format!("measuring memory: {e}"), "close other programs");
-    let mut map = MmapMut::map_anon(BANDWIDTH_BYTES).map_err(no_memory)?;
-    #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
+pub(crate) fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
+    let mut map = huge_pages(BANDWIDTH_BYTES)?;
     // So that no page is the one page of zeros.
     map.fill(1);
     let (words, _) = map.as_chunks::<8>();
@@ -298,7 +302,16 @@ fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
     Ok(median(&mut rates))
 }
 
-fn median(values: &mut [f64]) -> f64 {
+/// Memory in huge pages where the system gives them.
+pub(crate) fn huge_pages(bytes: usize) -> Result<MmapMut, Failure> {
+    let no_memory = |e: io::Error| Failure::advised(format!("measuring memory: {e}"), "close other programs");
+    let map = MmapMut::map_anon(bytes).map_err(no_memory)?;
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    Ok(map)
+}
+
+pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

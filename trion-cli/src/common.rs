@@ -71,6 +71,12 @@ impl From<trion_engine::Error> for Failure {
     }
 }
 
+impl From<trion_core::Error> for Failure {
+    fn from(error: trion_core::Error) -> Self {
+        trion_engine::Error::from(error).into()
+    }
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Failure::Output(error)

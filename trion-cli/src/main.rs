@@ -9,6 +9,7 @@ mod generate;
 mod gpu_plan;
 mod inspect;
 mod interrupt;
+mod kernel_speed;
 mod layer_times;
 mod logits;
 mod perplexity;

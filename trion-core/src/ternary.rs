@@ -111,20 +111,26 @@ impl<'w> TernaryMatrix<'w> {
         }
     }
 
-    /// The integer sums that a forward pass rescales, by the same code: for each group g of
-    /// [`TernaryMatrix::activation_span`] columns and each row r, `out[g * rows + r]` becomes the sum of `T[r, c] * q[c]`
-    /// over the group's columns, modulo 2^32.
+    /// The integer sums that a forward pass rescales, by the same code: for each token t, each group g of
+    /// [`TernaryMatrix::activation_span`] columns and each row r, `out[(t * groups + g) * rows + r]` becomes the sum of
+    /// `T[r, c] * q[t * cols + c]` over the group's columns, modulo 2^32.
     ///
-    /// `q` `[cols]` holds one token's quantised activations; `out` is `[groups, rows]`, with one group where the matrix
+    /// `q` `[tokens, cols]` holds quantised activations; `out` is `[tokens, groups, rows]`, with one group where the matrix
     /// has no group scales.
     ///
     /// # Errors
-    /// [`Error::Length`] for a `q` or an `out` of another length; `out` is unchanged.
+    /// [`Error::Length`] for a `q` that is no whole number of tokens, or an `out` of another length; `out` is unchanged.
     pub fn sums(&self, kernel: Kernel, q: &[i8], out: &mut [i32]) -> Result<(), Error> {
-        if q.len() != self.cols {
-            return Err(Error::Length { tensor: "quantised activations", found: q.len(), expected: self.cols });
+        let tokens = q.len() / self.cols.max(1);
+        if q.len() != tokens * self.cols {
+            return Err(Error::Length {
+                tensor: "quantised activations",
+                found: q.len(),
+                expected: tokens * self.cols,
+            });
         }
-        let expected = self.rows.saturating_mul(self.cols.div_ceil(self.activation_span().max(1)));
+        let groups = self.cols.div_ceil(self.activation_span().max(1));
+        let expected = tokens.saturating_mul(groups).saturating_mul(self.rows);
         if out.len() != expected {
             return Err(Error::Length { tensor: "sums", found: out.len(), expected });
         }
@@ -243,26 +249,79 @@ impl Op for Sums<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let TernaryMatrix { rows, cols, packing, packed, .. } = *self.matrix;
+    fn run<S: Simd>(mut self, simd: S) {
+        let TernaryMatrix { cols, packing, packed, .. } = *self.matrix;
+        let tokens = self.q.len() / cols.max(1);
+        for from in (0..tokens).step_by(TOKENS_AT_ONCE) {
+            let to = tokens.min(from + TOKENS_AT_ONCE);
+            // Once for all tiles, where activations are quantised over all columns.
+            let mut excesses = [0; TOKENS_AT_ONCE];
+            for (excess, q) in excesses.iter_mut().zip(self.q[from * cols..to * cols].chunks_exact(cols.max(1))) {
+                *excess = excess_of(q);
+            }
+            for (tile, weights) in packed.chunks_exact(packing.tile_bytes(cols).max(1)).enumerate() {
+                let mut first = from;
+                while first < to {
+                    let excesses = &excesses[first - from..];
+                    first += match to - first {
+                        8.. => self.some_tokens::<S, 8>(simd, tile, weights, first, excesses),
+                        4.. => self.some_tokens::<S, 4>(simd, tile, weights, first, excesses),
+                        2.. => self.some_tokens::<S, 2>(simd, tile, weights, first, excesses),
+                        _ => self.some_tokens::<S, 1>(simd, tile, weights, first, excesses),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Tokens that share a pass over the weights in [`TernaryMatrix::sums`].
+const TOKENS_AT_ONCE: usize = 64;
+
+/// By how much sums of (trit + 1) * q exceed sums of trit * q.
+#[inline(always)]
+fn excess_of(q: &[i8]) -> i32 {
+    q.iter().fold(0_i32, |sum, q| sum.wrapping_add(i32::from(*q)))
+}
+
+impl Sums<'_> {
+    /// The sums of a tile for the T tokens from `first` on, whose excesses over all columns are given; gives T.
+    #[inline(always)]
+    fn some_tokens<S: Simd, const T: usize>(
+        &mut self,
+        simd: S,
+        tile: usize,
+        weights: &[u8],
+        first: usize,
+        excesses: &[i32],
+    ) -> usize {
+        let TernaryMatrix { rows, cols, packing, .. } = *self.matrix;
         let span = self.matrix.activation_span().max(1);
-        let (tile_bytes, group_bytes) = (packing.tile_bytes(cols), packing.tile_bytes(span));
-        for (group, (q, out)) in self.q.chunks(span).zip(self.out.chunks_mut(rows.max(1))).enumerate() {
-            let excess = q.iter().fold(0_i32, |sum, q| sum.wrapping_add(i32::from(*q)));
+        let groups = cols.div_ceil(span);
+        for (group, weights) in weights.chunks(packing.tile_bytes(span).max(1)).enumerate() {
+            let columns = group * span..cols.min((group + 1) * span);
+            let q: [&[i8]; T] = core::array::from_fn(|t| &self.q[(first + t) * cols..][columns.clone()]);
             // A session has its rows filled up with zeros; here the last block is.
-            let whole = q.len() - q.len() % packing.block_cols();
-            let mut last = [0; TRIPLES_COLS];
-            last[..q.len() - whole].copy_from_slice(&q[whole..]);
-            for (tile, out) in packed.chunks_exact(tile_bytes.max(1)).zip(out.chunks_mut(TILE_ROWS)) {
-                let weights = tile.chunks(group_bytes).nth(group).unwrap_or(&[]);
-                let (weights, last_weights) = weights.split_at(weights.len().min(packing.tile_bytes(whole)));
-                let (mut sums, mut last_sums) = ([[0; TILE_ROWS]], [[0; TILE_ROWS]]);
-                simd.ternary_tile(packing, weights, [q], &mut sums);
-                simd.ternary_tile(packing, last_weights, [&last], &mut last_sums);
-                for ((out, sum), last) in out.iter_mut().zip(sums[0]).zip(last_sums[0]) {
+            let whole = columns.len() - columns.len() % packing.block_cols();
+            let mut last = [[0; TRIPLES_COLS]; T];
+            for (last, q) in last.iter_mut().zip(q) {
+                last[..q.len() - whole].copy_from_slice(&q[whole..]);
+            }
+            let (weights, last_weights) = weights.split_at(weights.len().min(packing.tile_bytes(whole)));
+            let (mut sums, mut last_sums) = ([[0; TILE_ROWS]; T], [[0; TILE_ROWS]; T]);
+            simd.ternary_tile(packing, weights, q, &mut sums);
+            if !last_weights.is_empty() {
+                simd.ternary_tile(packing, last_weights, last.each_ref().map(|last| &last[..]), &mut last_sums);
+            }
+            for t in 0..T {
+                let excess = if groups == 1 { excesses[t] } else { excess_of(q[t]) };
+                let row = ((first + t) * groups + group) * rows + tile * TILE_ROWS;
+                let out = &mut self.out[row..][..TILE_ROWS.min(rows - tile * TILE_ROWS)];
+                for ((out, sum), last) in out.iter_mut().zip(sums[t]).zip(last_sums[t]) {
                     *out = sum.wrapping_add(last).wrapping_sub(excess);
                 }
             }
         }
+        T
     }
 }

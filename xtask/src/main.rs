@@ -132,8 +132,10 @@ fn bench(threads: &str) -> Outcome {
     run("cargo", &shape)
 }
 
-/// The products of a token and of 64 tokens at the beginning of a text, where attention has next to nothing to do.
+/// Products by themselves, and those of a token and of 64 tokens within a model, at the beginning of a text, where
+/// attention has next to nothing to do.
 fn bench_kernels(threads: &str) -> Outcome {
+    run("cargo", &["run", "--release", "--bin", "trion", "--", "bench", "--kernels", "--threads", threads])?;
     let shape = ["run", "--release", "--bin", "trion", "--", "bench", "--shape", "2b4t", "--head", "int6"];
     let how =
         ["--prompt", "64", "--cache", "f16", "--repeats", "3", "--packing", "auto", "--layers", "--threads", threads];

@@ -7,6 +7,7 @@
 #![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // every load and store is of the unaligned form
 
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 use super::Op;
 use super::vector::{PREFETCH_BYTES, Simd, Vector, prefetch_lines};
@@ -251,6 +252,28 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         for (x, sums) in rest.iter().zip(rest_sums) {
             self.twos_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
         }
+    }
+
+    #[inline(always)]
+    fn multiply_registers(self, rounds: usize) -> u64 {
+        const SUMS: usize = 12;
+        // SAFETY: `self` proves AVX2, and AVX-VNNI where VNNI is set.
+        unsafe {
+            let (codes, x) = black_box((_mm256_set1_epi8(1), _mm256_set1_epi8(3)));
+            let mut sums = [_mm256_setzero_si256(); SUMS];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = if VNNI {
+                        _mm256_dpbusd_avx_epi32(*sum, codes, x)
+                    } else {
+                        // Of the last sum, or the product would be taken out of the loop.
+                        _mm256_add_epi16(x, _mm256_maddubs_epi16(codes, *sum))
+                    };
+                }
+            }
+            black_box(sums);
+        }
+        (rounds * SUMS * 64) as u64
     }
 
     #[inline(always)]

@@ -3,6 +3,7 @@
 #![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // every load and store is of the unaligned form
 
 use core::arch::x86_64::*;
+use core::hint::black_box;
 
 use super::Op;
 use super::vector::{PREFETCH_BYTES, Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
@@ -255,6 +256,23 @@ impl Simd for Avx512 {
                 _mm512_storeu_si512(to.add(16).cast(), _mm512_add_epi32(high[0][t], high[1][t]));
             }
         }
+    }
+
+    #[inline(always)]
+    fn multiply_registers(self, rounds: usize) -> u64 {
+        const SUMS: usize = 16;
+        // SAFETY: `self` proves AVX-512 F and VNNI.
+        unsafe {
+            let (codes, x) = black_box((_mm512_set1_epi8(1), _mm512_set1_epi8(3)));
+            let mut sums = [_mm512_setzero_si512(); SUMS];
+            for _ in 0..rounds {
+                for sum in &mut sums {
+                    *sum = _mm512_dpbusd_epi32(*sum, codes, x);
+                }
+            }
+            black_box(sums);
+        }
+        (rounds * SUMS * 128) as u64
     }
 
     #[inline(always)]

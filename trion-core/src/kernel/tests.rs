@@ -236,6 +236,15 @@ fn integer_sums_are_those_of_plain_loops() {
                 assert_eq!(out, expected, "{rows} x {cols}, groups of {size}, {packing:?}, {:?}", kernel.isa());
                 assert!(matrix.sums(kernel, &q[1..], &mut out).is_err());
                 assert!(matrix.sums(kernel, &q, &mut out[1..]).is_err());
+                // Several tokens: as many as go together, and some that are left.
+                let tokens = 13;
+                let shifted: Vec<i8> = (0..tokens).flat_map(|t| q.iter().map(move |q| q.wrapping_add(t))).collect();
+                let mut all = vec![i32::MAX; tokens as usize * expected.len()];
+                matrix.sums(kernel, &shifted, &mut all).unwrap();
+                for (q, sums) in shifted.chunks(cols).zip(all.chunks(expected.len())) {
+                    matrix.sums(kernel, q, &mut out).unwrap();
+                    assert_eq!(sums, out, "{rows} x {cols}, {packing:?}, {:?}", kernel.isa());
+                }
             }
         }
     }

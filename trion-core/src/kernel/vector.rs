@@ -140,6 +140,14 @@ pub(crate) trait Simd: Copy {
     /// left count nothing.
     fn int6_tile<const T: usize>(self, pairs: &[[u8; PAIR_BYTES]], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
 
+    /// Does what products do to integers, `rounds` times and on registers alone; gives the multiplications and additions
+    /// that were done, or 0 where nobody has counted.
+    #[inline(always)]
+    fn multiply_registers(self, rounds: usize) -> u64 {
+        let _ = rounds;
+        0
+    }
+
     /// Writes as many lanes as `to` has, at most 32.
     #[inline(always)]
     fn store_part(self, v: Self::V, to: &mut [f32]) {
