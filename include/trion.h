@@ -317,8 +317,10 @@ typedef struct trion_model_info {
 /**
  * Opens the model at `path`, UTF-8 with a zero at its end. Any thread.
  *
- * TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template,
- * TRION_DEVICE if the runtime's GPU fails.
+ * The tokenizer is built by the first call that needs it; trion_model_encode() of an empty text is one.
+ *
+ * TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its chat template, TRION_DEVICE if
+ * the runtime's GPU fails.
  */
 TRION_API
 trion_status trion_model_open(const trion_runtime *runtime,
@@ -1083,7 +1085,7 @@ typedef int (*trion_text_fn)(void *user, const char *text, size_t size);
 /**
  * Begins a text. Free it with trion_text_free(). Any thread.
  *
- * TRION_NO_TOKENIZER.
+ * TRION_NO_TOKENIZER, TRION_MALFORMED for a tokenizer that is not what it should be.
  */
 TRION_API
 trion_status trion_text_new(const trion_model *model,

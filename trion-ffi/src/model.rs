@@ -116,8 +116,10 @@ fn make(
 
 /// Opens the model at `path`, UTF-8 with a zero at its end. Any thread.
 ///
-/// TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its tokenizer or chat template,
-/// TRION_DEVICE if the runtime's GPU fails.
+/// The tokenizer is built by the first call that needs it; trion_model_encode() of an empty text is one.
+///
+/// TRION_IO, TRION_MALFORMED, TRION_UNSUPPORTED, TRION_OUT_OF_MEMORY, TRION_TEXT for its chat template, TRION_DEVICE if
+/// the runtime's GPU fails.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_model_open(
     runtime: Option<&trion_runtime>,

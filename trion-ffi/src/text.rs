@@ -88,7 +88,7 @@ impl trion_text {
 
 /// Begins a text. Free it with trion_text_free(). Any thread.
 ///
-/// TRION_NO_TOKENIZER.
+/// TRION_NO_TOKENIZER, TRION_MALFORMED for a tokenizer that is not what it should be.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_text_new(
     model: *const trion_model,
