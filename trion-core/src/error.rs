@@ -49,7 +49,7 @@ pub enum Error {
         /// Alignment needed, in bytes.
         expected: usize,
     },
-    /// Two bits hold the code 3, which stands for no trit.
+    /// Two bits hold the code 3, or five bits 27 or more, which stand for no trit.
     InvalidTrit {
         /// Row of the first such trit.
         row: usize,
@@ -165,7 +165,10 @@ impl fmt::Display for Error {
             Error::Misaligned { tensor, expected } => {
                 write!(f, "{tensor} does not begin at a multiple of {expected} bytes")
             }
-            Error::InvalidTrit { row, col } => write!(f, "row {row}, column {col} holds code 3, expected 0, 1 or 2"),
+            Error::InvalidTrit { row, col } => write!(
+                f,
+                "row {row}, column {col} holds no trit: code 3, expected 0, 1 or 2, or a triple of 27 or more"
+            ),
             Error::GroupSize { found } => write!(f, "group of {found} columns, expected a positive multiple of 16"),
             Error::Options { field, found, limit } => write!(f, "option {field} is {found}, expected 1 to {limit}"),
             Error::BufferTooSmall { found, expected } => {

@@ -142,7 +142,7 @@ impl<'w> Int6Matrix<'w> {
             let (Some(pair), block) = (tile.get(n / 2), n % 2) else { return };
             *scale = pair[2 * BLOCK_CODES + block * TILE_ROWS + row];
             for (column, to) in codes.iter_mut().enumerate() {
-                *to = code(pair, block, row, column) as i8 - OFFSET;
+                *to = code(pair, block, row, column);
             }
         }
     }
@@ -156,8 +156,7 @@ impl<'w> Int6Matrix<'w> {
             let (Some(pair), block) = (tile.get(n / 2), n % 2) else { return };
             let scale = i32::from(pair[2 * BLOCK_CODES + block * TILE_ROWS + row]);
             for (column, out) in out.iter_mut().enumerate() {
-                let code = i32::from(code(pair, block, row, column)) - i32::from(OFFSET);
-                *out = (code * scale) as f32 * row_scale;
+                *out = (i32::from(code(pair, block, row, column)) * scale) as f32 * row_scale;
             }
         }
     }
@@ -198,16 +197,17 @@ const fn byte_of(block: usize, row: usize, register: usize, e: usize) -> usize {
     block * BLOCK_CODES + row / 16 * HALF + register * 64 + row % 16 * 4 + e
 }
 
-/// Code + 32 of a column of a block.
+/// The code of a column of a block.
 #[inline(always)]
-pub(crate) const fn code(pair: &[u8; PAIR_BYTES], block: usize, row: usize, column: usize) -> u8 {
+pub(crate) const fn code(pair: &[u8; PAIR_BYTES], block: usize, row: usize, column: usize) -> i8 {
     let e = column % 4;
-    match column / 4 {
+    let six_bits = match column / 4 {
         3 => {
             let upper =
                 [pair[byte_of(block, row, 0, e)], pair[byte_of(block, row, 1, e)], pair[byte_of(block, row, 2, e)]];
             upper[0] >> 6 | upper[1] >> 6 << 2 | upper[2] >> 6 << 4
         }
         register => pair[byte_of(block, row, register, e)] & 63,
-    }
+    };
+    six_bits as i8 - OFFSET
 }

@@ -12,10 +12,12 @@ const TRITS: &str = "model.layers.0.mlp.up_proj.trits";
 const SCALE: &str = "model.layers.0.mlp.up_proj.scale";
 const NORM: &str = "model.layers.1.input_layernorm.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
+const CODES: &str = "model.embed_tokens.int6";
 const ROW_SCALES: &str = "model.embed_tokens.row_scales";
 const GROUPS: &str = "model.layers.0.mlp.up_proj.group_scales.128";
 
 const PLAIN: PackOptions = PackOptions { embedding: FloatFormat::Keep, packing: Packing::Twos };
+const INT6: PackOptions = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
 const INT8: PackOptions = PackOptions { embedding: FloatFormat::Int8, packing: Packing::Twos };
 
 /// Changes a field of the configuration, which is JSON in a string.
@@ -120,6 +122,20 @@ fn weights() {
         ("short row scales", |h, _| halves(h, ROW_SCALES), &[ROW_SCALES, "F16 [576]", "expected F32 [288]"]),
     ];
     spoil("int8", "bitnet_offline", INT8, rows);
+    let rows: Vec<(&str, Edit, &[&str])> = vec![
+        // The first byte of the first register: triple 0 of row 0, columns 0, 4 and 8.
+        ("triple of 27", |h, d| d[place(h, TRITS)][0] |= 0b11011, &[TRITS, "row 0, column 0", "triple of 27"]),
+        (
+            "shape of no packing",
+            |h, _| h[TRITS]["shape"] = json!([place(h, TRITS).len()]),
+            &[TRITS, "expected [tiles, blocks, N]"],
+        ),
+        ("no row scales", |h, _| rename(h, ROW_SCALES, "spare"), &[ROW_SCALES, "missing"]),
+        ("NaN row scale", |h, d| d[place(h, ROW_SCALES)][..4].fill(0xff), &[CODES, "row scales", "NaN"]),
+        ("codes of another type", |h, _| h[CODES]["dtype"] = json!("I8"), &[CODES, "I8", "expected U8"]),
+        ("no codes", |h, _| rename(h, CODES, "spare"), &["model.embed_tokens", "missing, expected"]),
+    ];
+    spoil("int6", "bitnet_offline", INT6, rows);
     let rows: Vec<(&str, Edit, &[&str])> = vec![
         (
             "infinite group scale",

@@ -1,7 +1,7 @@
 //! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with.
 
 use super::vector::{Simd, Vector};
-use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES, code};
+use crate::int6::{BLOCK_CODES, PAIR_BYTES, code};
 use crate::numeric::{self, LANES};
 use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
 
@@ -164,7 +164,7 @@ fn int6_sums(pairs: &[[u8; PAIR_BYTES]], x: &[i8]) -> [i32; TILE_ROWS] {
         let mut accs = [0; TILE_ROWS];
         for (column, x) in x.iter().enumerate() {
             for (row, acc) in accs.iter_mut().enumerate() {
-                *acc += i32::from(code(pair, block, row, column) as i8 - OFFSET) * i32::from(*x);
+                *acc += i32::from(code(pair, block, row, column)) * i32::from(*x);
             }
         }
         let scales = &pair[2 * BLOCK_CODES + block * TILE_ROWS..][..TILE_ROWS];

@@ -214,7 +214,7 @@ mod tests {
         Activation, CacheType, FloatData, Int6Matrix, LayerNorm, Linear, Matrix, Model, Projection, Rescale,
         SessionOptions, TernaryMatrix,
     };
-    use trion_engine::{Pool, Session};
+    use trion_engine::{FloatFormat, PackOptions, Packing, Pool, Session, quantize};
 
     use super::*;
 
@@ -356,8 +356,14 @@ mod tests {
         let models: Vec<_> = models.filter(|path| path.join("config.json").exists()).collect();
         assert!(models.len() >= 8, "{models:?}");
         let pool = Pool::new(1).unwrap();
-        for path in models {
-            let model = trion_engine::Model::open(&path).unwrap();
+        // Each checkpoint as it is, and with six bits a weight for its embedding and head.
+        let packed = std::env::temp_dir().join(format!("trion-int6-{}.safetensors", std::process::id()));
+        for (path, open) in models.iter().flat_map(|path| [(path, path), (path, &packed)]) {
+            if *open == packed {
+                let int6 = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
+                quantize(path, open, &int6, &mut |_, _| {}).unwrap();
+            }
+            let model = trion_engine::Model::open(open).unwrap();
             let count = 70.min(model.config().max_position_embeddings);
             let tokens: Vec<u32> = (0..count).map(|i| ((i * 7919 + 13) % model.config().vocab_size) as u32).collect();
             for cache in [CacheType::F32, CacheType::F16] {
@@ -369,6 +375,7 @@ mod tests {
                 assert_eq!(bits(&found), bits(expected), "{}, {cache:?}", path.display());
             }
         }
+        std::fs::remove_file(packed).unwrap();
     }
 
     #[test]
