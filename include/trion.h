@@ -48,7 +48,7 @@ extern "C" {
  */
 
 /** The version of this header: major * 65536 + minor. */
-#define TRION_ABI_VERSION ((1 << 16) | 1)
+#define TRION_ABI_VERSION ((1 << 16) | 2)
 
 /**
  * The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
@@ -420,9 +420,9 @@ typedef enum trion_cache {
     TRION_CACHE_F16 = 1,
 } trion_cache;
 
-/** Instruction sets. All give the same bits; a choice is for tests. A GPU has none to choose from. */
+/** Instruction sets. All give the same bits; but for AMX, a choice is for tests. A GPU has none to choose from. */
 typedef enum trion_kernel {
-    /** The fastest that the CPU has. */
+    /** The fastest that the CPU has and that asks nothing of the operating system: all but TRION_KERNEL_AMX. */
     TRION_KERNEL_AUTO = 0,
     /** Plain code, on every machine. */
     TRION_KERNEL_SCALAR = 1,
@@ -432,6 +432,12 @@ typedef enum trion_kernel {
     TRION_KERNEL_AVX_VNNI = 3,
     /** AVX-512 F, BW and VNNI. */
     TRION_KERNEL_AVX512 = 4,
+    /**
+     * The same with the tile registers of AMX, by which prompts on server processors are twice as fast. Linux lends them
+     * to a process that asks, as this choice does, and sigaltstack() then refuses stacks of less than some 11 KiB to all
+     * of the process's threads. Such a choice is refused as one that the CPU lacks where Linux refuses, or on other systems.
+     */
+    TRION_KERNEL_AMX = 5,
 } trion_kernel;
 
 /** A sequence of tokens and everything that the model keeps of it. */

@@ -82,7 +82,7 @@ static void session_options(void) {
     for (options.kernel = 8; options.kernel != 0; options.kernel *= 2) {
         refused_options(&options);
     }
-    options.kernel = 5;
+    options.kernel = 6;
     refused_options(&options);
     options.kernel = UINT32_MAX;
     refused_options(&options);
@@ -101,7 +101,7 @@ static void session_options(void) {
     release_session();
     options = none;
     /* Which of these there are depends on the CPU; it is an answer in any case. */
-    for (kernel = TRION_KERNEL_AUTO; kernel <= TRION_KERNEL_AVX512; kernel++) {
+    for (kernel = TRION_KERNEL_AUTO; kernel <= TRION_KERNEL_AMX; kernel++) {
         trion_session *made;
         trion_status status;
         options.kernel = kernel;

@@ -110,6 +110,7 @@ enum KernelName {
     Avx2,
     AvxVnni,
     Avx512,
+    Amx,
 }
 
 impl ComputeArguments {
@@ -130,11 +131,12 @@ impl ComputeArguments {
 
     pub(crate) fn kernel(&self) -> Result<Kernel, Failure> {
         let isa = match self.kernel {
-            KernelName::Auto => return Ok(Kernel::detect()),
+            KernelName::Auto => return Ok(Kernel::fastest()),
             KernelName::Scalar => Isa::Scalar,
             KernelName::Avx2 => Isa::Avx2,
             KernelName::AvxVnni => Isa::AvxVnni,
             KernelName::Avx512 => Isa::Avx512,
+            KernelName::Amx => Isa::Amx,
         };
         Kernel::new(isa).ok_or_else(|| {
             let names: Vec<_> = Kernel::available().map(|kernel| kernel.isa().name()).collect();

@@ -258,9 +258,11 @@ impl Matrix<'_> {
     ) {
         let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
         let mut next = Place { input: 0, token: 0 };
+        let most = if matches!(self, Matrix::Ternary(_)) { S::MOST_TOKENS } else { 8 };
         while left > 0 {
-            // Eight tokens keep every register busy; a token's bits do not depend on how many go together.
+            // Eight tokens keep every vector register busy; a token's bits do not depend on how many go together.
             left -= match left {
+                32.. if most >= 32 => self.some_products::<S, 32>(simd, tile, inputs, &mut next, outputs),
                 8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, outputs),
                 4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, outputs),
                 2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, outputs),

@@ -1,28 +1,31 @@
-//! x86-64 with AVX-512 F, BW and VNNI, and with VBMI where the CPU has it.
+//! x86-64 with AVX-512 F, BW and VNNI, and with VBMI where the CPU has it; and the same with the tile registers of AMX for
+//! products with many tokens.
 
 #![allow(clippy::wildcard_imports, clippy::cast_ptr_alignment)] // every load and store is of the unaligned form
 
 use core::arch::x86_64::*;
 use core::hint::black_box;
 
-use super::Op;
 use super::vector::{PREFETCH_BYTES, Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
+use super::{Op, amx};
 use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::LANES;
-use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
 
-/// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C.
+/// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C; and, if `AMX`, that it has VBMI
+/// and AMX for small integers, which this process may use.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512 {
+pub(super) struct Avx512<const AMX: bool> {
     /// Whether it has VBMI, too: bytes that are looked up in a table of 64.
     vbmi: bool,
 }
 
-impl Avx512 {
-    /// The proof, if this CPU can give it.
+impl<const AMX: bool> Avx512<AMX> {
+    /// The proof, if this CPU can give it. For AMX it asks the operating system.
     pub(super) fn new() -> Option<Self> {
         let features = super::detect::features();
-        (features.avx2 && features.avx512_vnni).then_some(Self { vbmi: features.avx512_vbmi })
+        let amx = !AMX || features.avx512_vbmi && features.amx_int8 && amx::permitted();
+        (features.avx2 && features.avx512_vnni && amx).then_some(Self { vbmi: features.avx512_vbmi })
     }
 
     /// Whether the CPU has VBMI, too.
@@ -33,7 +36,7 @@ impl Avx512 {
     /// Runs an operation compiled for this instruction set.
     pub(super) fn run<O: Op>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]
-        fn inner<O: Op>(proof: Avx512, op: O) -> O::Output {
+        fn inner<const AMX: bool, O: Op>(proof: Avx512<AMX>, op: O) -> O::Output {
             op.run(proof)
         }
         // SAFETY: `self` proves these features.
@@ -103,9 +106,10 @@ impl Vector for Lanes {
     }
 }
 
-impl Simd for Avx512 {
+impl<const AMX: bool> Simd for Avx512<AMX> {
     type V = Lanes;
     const LANE_REGISTERS: usize = 2;
+    const MOST_TOKENS: usize = if AMX { amx::TOKENS } else { 8 };
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
@@ -221,6 +225,10 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        if AMX && T == amx::TOKENS {
+            // SAFETY: `self` proves AMX and the others.
+            return unsafe { amx::tile(Packing::Twos, tile, x, sums) };
+        }
         let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
         // SAFETY: block b < blocks lies within `tile` (128 bytes each) and within every x (16 bytes each); each store
         // writes 16 of the 32 sums of a token; `self` proves AVX-512 F, BW and VNNI.
@@ -261,6 +269,10 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn multiply_registers(self, rounds: usize) -> u64 {
         const SUMS: usize = 16;
+        if AMX {
+            // SAFETY: `self` proves AMX.
+            return unsafe { amx::multiply_registers(rounds) };
+        }
         // SAFETY: `self` proves AVX-512 F and VNNI.
         unsafe {
             let (codes, x) = black_box((_mm512_set1_epi8(1), _mm512_set1_epi8(3)));
@@ -277,6 +289,10 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        if AMX && T == amx::TOKENS {
+            // SAFETY: `self` proves AMX and the others.
+            return unsafe { amx::tile(Packing::Triples, tile, x, sums) };
+        }
         if !self.vbmi {
             return triples_by_twos(self, tile, x, sums);
         }
@@ -360,12 +376,8 @@ impl Simd for Avx512 {
 /// for each of them.
 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni,avx512vbmi")]
 unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-    let mut tables = [_mm512_setzero_si512(); 3];
-    for (table, digits) in tables.iter_mut().zip(&DIGITS) {
-        // SAFETY: each table has 64 bytes.
-        *table = unsafe { _mm512_loadu_si512(digits.as_ptr().cast()) };
-    }
-    let (three, four) = (_mm512_set1_epi8(0b111), _mm512_set1_epi8(0b1111));
+    // SAFETY: the caller promises AVX-512 F.
+    let tables = unsafe { digit_tables() };
     let mut acc = [[[_mm512_setzero_si512(); 2]; T]; 2];
     for b in 0..blocks {
         // SAFETY: block b is one of `blocks`, and has two halves of five registers; triple k belongs to 12 columns of the
@@ -380,18 +392,9 @@ unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8;
                 );
                 add_triples(tables, [register(block, 0, k), register(block, 1, k)], columns, k, &mut acc);
             }
-            // The triples of the upper bits (see `packing`): low bits of one operand, the rest of the other.
-            let mut v = [[_mm512_setzero_si512(); 2]; 3];
-            for half in 0..2 {
-                let (b0, b1) = (register(block, half, 0), register(block, half, 1));
-                v[0][half] = select(three, _mm512_srli_epi16::<5>(b0), _mm512_srli_epi16::<2>(b1));
-                let (b2, b3) = (register(block, half, 2), register(block, half, 3));
-                v[1][half] = select(three, _mm512_srli_epi16::<5>(b2), _mm512_srli_epi16::<2>(b3));
-                let low = select(three, _mm512_srli_epi16::<5>(register(block, half, 4)), _mm512_srli_epi16::<4>(b1));
-                v[2][half] = select(four, low, _mm512_srli_epi16::<3>(b3));
-            }
-            for (k, v) in v.into_iter().enumerate() {
-                add_triples(tables, v, columns, 5 + k, &mut acc);
+            let upper = [upper_triples(block, 0), upper_triples(block, 1)];
+            for k in 0..3 {
+                add_triples(tables, [upper[0][k], upper[1][k]], columns, 5 + k, &mut acc);
             }
         }
     }
@@ -404,12 +407,50 @@ unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8;
     }
 }
 
+/// The tables of the three digits of a triple.
+///
+/// # Safety
+/// The CPU has AVX-512 F.
+#[inline(always)]
+pub(super) unsafe fn digit_tables() -> [__m512i; 3] {
+    let [low, middle, high] = &DIGITS;
+    // SAFETY: each table has 64 bytes; the caller promises AVX-512 F.
+    unsafe {
+        [
+            _mm512_loadu_si512(low.as_ptr().cast()),
+            _mm512_loadu_si512(middle.as_ptr().cast()),
+            _mm512_loadu_si512(high.as_ptr().cast()),
+        ]
+    }
+}
+
+/// Triples 5 to 7 of the bytes of half a block, which are put together from upper bits (see `packing`): low bits of one
+/// operand, the rest of the other.
+///
+/// # Safety
+/// As [`register`].
+#[inline(always)]
+pub(super) unsafe fn upper_triples(block: *const u8, half: usize) -> [__m512i; 3] {
+    // SAFETY: the caller promises AVX-512 F and such a block.
+    unsafe {
+        let (three, four) = (_mm512_set1_epi8(0b111), _mm512_set1_epi8(0b1111));
+        let (b0, b1) = (register(block, half, 0), register(block, half, 1));
+        let (b2, b3) = (register(block, half, 2), register(block, half, 3));
+        let low = select(three, _mm512_srli_epi16::<5>(register(block, half, 4)), _mm512_srli_epi16::<4>(b1));
+        [
+            select(three, _mm512_srli_epi16::<5>(b0), _mm512_srli_epi16::<2>(b1)),
+            select(three, _mm512_srli_epi16::<5>(b2), _mm512_srli_epi16::<2>(b3)),
+            select(four, low, _mm512_srli_epi16::<3>(b3)),
+        ]
+    }
+}
+
 /// Register `n` of half a block of triples.
 ///
 /// # Safety
 /// The CPU has AVX-512 F; `block` points to a block, `half` is 0 or 1, and `n` at most 4.
 #[inline(always)]
-unsafe fn register(block: *const u8, half: usize, n: usize) -> __m512i {
+pub(super) unsafe fn register(block: *const u8, half: usize, n: usize) -> __m512i {
     // SAFETY: the caller promises 640 bytes, of which these are 64.
     unsafe { _mm512_loadu_si512(block.add(half * TRIPLES_BYTES / 2 + 64 * n).cast()) }
 }

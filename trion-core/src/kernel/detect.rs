@@ -16,6 +16,8 @@ pub(super) struct Features {
     pub(super) avx512_vnni: bool,
     /// AVX-512 VBMI.
     pub(super) avx512_vbmi: bool,
+    /// AMX with products of bytes. An operating system may want to be asked before.
+    pub(super) amx_int8: bool,
 }
 
 /// Reads CPUID, and the register state that the operating system saves.
@@ -41,7 +43,8 @@ pub(super) fn features() -> Features {
     // SAFETY: leaf 7 exists; a sub-leaf beyond its last reads as zeros, and eax of the first states the last.
     let avx_vnni = extended.eax >= 1 && bit(unsafe { __cpuid_count(7, 1) }.eax, 4);
     let vbmi = bit(extended.ecx, 1);
-    Features { avx2, avx_vnni: avx2 && avx_vnni, avx512_vnni: zmm && avx512, avx512_vbmi: zmm && vbmi }
+    let tiles = saved >> 17 & 0b11 == 0b11 && bit(extended.edx, 24) && bit(extended.edx, 25);
+    Features { avx2, avx_vnni: avx2 && avx_vnni, avx512_vnni: zmm && avx512, avx512_vbmi: zmm && vbmi, amx_int8: tiles }
 }
 
 /// XCR0: the register files that the operating system saves for each thread.

@@ -5,6 +5,9 @@
 
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
@@ -35,11 +38,15 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW and VNNI.
     Avx512,
+    /// The same with VBMI, and products of 32 tokens on the tile registers of AMX. Linux lends these to a process that asks,
+    /// which [`Kernel::new`] does. Once they are lent, signals that arrive in a product need some 11 KiB of stack, and
+    /// `sigaltstack` refuses less to the threads of the process.
+    Amx,
 }
 
 impl Isa {
     /// All of them, from the slowest to the fastest.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx];
 
     /// A name for people and for options.
     pub const fn name(self) -> &'static str {
@@ -48,6 +55,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 }
@@ -64,11 +72,13 @@ enum Proof {
     #[cfg(target_arch = "x86_64")]
     AvxVnni(avx2::Avx2<true>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx512(avx512::Avx512<false>),
+    #[cfg(target_arch = "x86_64")]
+    Amx(avx512::Avx512<true>),
 }
 
 impl Kernel {
-    /// The kernel for an instruction set, or `None` where this CPU lacks it.
+    /// The kernel for an instruction set, or `None` where this CPU lacks it, or where the operating system refuses AMX.
     pub fn new(isa: Isa) -> Option<Self> {
         match isa {
             Isa::Scalar => Some(Kernel(Proof::Scalar(Scalar))),
@@ -78,18 +88,25 @@ impl Kernel {
             Isa::AvxVnni => avx2::Avx2::new().map(|proof| Kernel(Proof::AvxVnni(proof))),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::Avx512::new().map(|proof| Kernel(Proof::Avx512(proof))),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => avx512::Avx512::new().map(|proof| Kernel(Proof::Amx(proof))),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
     }
 
-    /// The fastest kernel of this CPU.
+    /// The fastest kernel of this CPU that asks nothing of the operating system: all but [`Isa::Amx`].
     pub fn detect() -> Self {
-        let fastest = Isa::ALL.iter().rev().find_map(|isa| Self::new(*isa));
-        fastest.unwrap_or(Kernel(Proof::Scalar(Scalar)))
+        let mut asks_nothing = Isa::ALL.into_iter().rev().filter(|isa| *isa != Isa::Amx);
+        asks_nothing.find_map(Self::new).unwrap_or(Kernel(Proof::Scalar(Scalar)))
     }
 
-    /// The kernels of this CPU, from the slowest to the fastest.
+    /// The fastest kernel of this CPU, [`Isa::Amx`] included: for programs that may change their own process.
+    pub fn fastest() -> Self {
+        Self::new(Isa::Amx).unwrap_or_else(Self::detect)
+    }
+
+    /// The kernels of this CPU, from the slowest to [`Kernel::fastest`].
     pub fn available() -> impl Iterator<Item = Self> {
         Isa::ALL.into_iter().filter_map(Self::new)
     }
@@ -104,6 +121,8 @@ impl Kernel {
             Proof::AvxVnni(_) => Isa::AvxVnni,
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(_) => Isa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Proof::Amx(_) => Isa::Amx,
         }
     }
 
@@ -112,6 +131,8 @@ impl Kernel {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) if proof.has_vbmi() => Packing::Triples,
+            #[cfg(target_arch = "x86_64")]
+            Proof::Amx(_) => Packing::Triples,
             _ => Packing::Twos,
         }
     }
@@ -133,6 +154,8 @@ impl Kernel {
             Proof::AvxVnni(proof) => proof.run(op),
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) => proof.run(op),
+            #[cfg(target_arch = "x86_64")]
+            Proof::Amx(proof) => proof.run(op),
         }
     }
 }

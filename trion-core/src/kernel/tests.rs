@@ -80,7 +80,7 @@ fn pack(packing: Packing, trits: &[Vec<i8>]) -> Vec<u8> {
     packed
 }
 
-/// Checks one shape with all kernels and both packings, for every way of putting 1 to 11 tokens together.
+/// Checks one shape with all kernels and both packings, for every way of putting 1 to 11 tokens together, and for 45.
 fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut dyn FnMut() -> i8) {
     let trits: Vec<Vec<i8>> = (0..rows).map(|_| (0..cols).map(|_| trit()).collect()).collect();
     for packing in [Packing::Twos, Packing::Triples] {
@@ -98,7 +98,7 @@ fn check_packed(matrix: &TernaryMatrix<'_>, trits: &[Vec<i8>], q: &mut dyn FnMut
         assert_eq!(decoded, *trits);
     }
     let q_stride = cols.next_multiple_of(64) + 64;
-    for tokens in [1, 2, 3, 8, 11] {
+    for tokens in [1, 2, 3, 8, 11, 45] {
         let mut quantized = stale(tokens, cols, q_stride);
         let mut scales = Vec::new();
         let mut expected = vec![0.0; tokens * rows];
@@ -113,22 +113,22 @@ fn check_packed(matrix: &TernaryMatrix<'_>, trits: &[Vec<i8>], q: &mut dyn FnMut
             }
         }
         let input = Input { tokens, x: &[], x_stride: 0, cols, q: &quantized, q_stride, scales: &scales, spans: 1 };
-        // Tokens of three sessions, of which one has none.
+        // Tokens of one session, and of three with memory of their own, of which one has none.
         let cut = tokens / 3;
-        let (q, rest_q) = quantized.split_at(cut * q_stride);
-        let (scales, rest_scales) = scales.split_at(cut);
-        let inputs = [
-            Input { tokens: cut, q, scales, ..input },
+        let elsewhere = quantized[cut * q_stride..].to_vec();
+        let alone = [input];
+        let three = [
+            Input { tokens: cut, ..input },
             Input { tokens: 0, q: &[], scales: &[], ..input },
-            Input { tokens: tokens - cut, q: rest_q, scales: rest_scales, ..input },
+            Input { tokens: tokens - cut, q: &elsewhere, scales: &scales[cut..], ..input },
         ];
-        for kernel in Kernel::available() {
+        for (kernel, inputs) in Kernel::available().flat_map(|kernel| [(kernel, &alone[..]), (kernel, &three[..])]) {
             let stride = rows.next_multiple_of(TILE_ROWS);
             let mut out = vec![f32::NAN; tokens * stride];
-            kernel.run(Products { matrix: &(*matrix).into(), inputs: &inputs, tile: 0, out: &mut out });
+            kernel.run(Products { matrix: &(*matrix).into(), inputs, tile: 0, out: &mut out });
             for t in 0..tokens {
                 let found = &out[t * stride..][..rows];
-                let case = (rows, cols, matrix.packing(), t, kernel.isa());
+                let case = (rows, cols, matrix.packing(), t, inputs.len(), kernel.isa());
                 assert_eq!(found, &expected[t * rows..][..rows], "{case:?}");
             }
         }
@@ -237,7 +237,7 @@ fn integer_sums_are_those_of_plain_loops() {
                 assert!(matrix.sums(kernel, &q[1..], &mut out).is_err());
                 assert!(matrix.sums(kernel, &q, &mut out[1..]).is_err());
                 // Several tokens: as many as go together, and some that are left.
-                let tokens = 13;
+                let tokens = 45;
                 let shifted: Vec<i8> = (0..tokens).flat_map(|t| q.iter().map(move |q| q.wrapping_add(t))).collect();
                 let mut all = vec![i32::MAX; tokens as usize * expected.len()];
                 matrix.sums(kernel, &shifted, &mut all).unwrap();

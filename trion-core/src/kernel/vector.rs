@@ -76,6 +76,8 @@ pub(crate) trait Simd: Copy {
     type V: Vector;
     /// Registers that 32 lanes take.
     const LANE_REGISTERS: usize;
+    /// The most tokens that products of trits gain from taking together: 8 or 32.
+    const MOST_TOKENS: usize = 8;
 
     /// 32 floats.
     fn load(self, from: &[f32; LANES]) -> Self::V;
