@@ -14,7 +14,7 @@ use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
 use super::avx512::{digit_tables, register, upper_triples};
-use super::vector::PREFETCH_BYTES;
+use super::prefetch::prefetch;
 use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
 
 /// Tokens that go together.
@@ -245,13 +245,13 @@ pub(super) unsafe fn multiply_registers(rounds: usize) -> u64 {
 unsafe fn unpack_twos(weights: &[u8], to: *mut Chunk) {
     let blocks = weights.len() / BLOCK_BYTES;
     // SAFETY: block b < blocks lies within `weights`, and its four registers of each half within the chunk, as those of a
-    // started step do; the caller promises the instruction sets. A prefetch may name any address.
+    // started step do; the caller promises the instruction sets.
     unsafe {
         let low_bits = _mm512_set1_epi8(3);
         for b in 0..blocks {
             for half in 0..2 {
                 let from = weights.as_ptr().add(b * BLOCK_BYTES + 64 * half);
-                _mm_prefetch::<_MM_HINT_T0>(from.cast::<i8>().wrapping_add(PREFETCH_BYTES));
+                prefetch(from);
                 let mut packed = _mm512_loadu_si512(from.cast());
                 for j in 0..BLOCK_COLS / 4 {
                     store(to, half, b * BLOCK_COLS / 4 + j, _mm512_and_si512(packed, low_bits));
@@ -271,7 +271,7 @@ unsafe fn unpack_twos(weights: &[u8], to: *mut Chunk) {
 unsafe fn unpack_triples(weights: &[u8], to: *mut Chunk) {
     let blocks = weights.len() / TRIPLES_BYTES;
     // SAFETY: block b < blocks lies within `weights`, and its 24 registers of each half within the chunk, as those of a
-    // started step do; the caller promises the instruction sets. A prefetch may name any address.
+    // started step do; the caller promises the instruction sets.
     unsafe {
         let tables = digit_tables();
         for b in 0..blocks {
@@ -281,8 +281,7 @@ unsafe fn unpack_triples(weights: &[u8], to: *mut Chunk) {
                 for k in 0..8 {
                     let triple = if k < 5 { register(block, half, k) } else { upper[k - 5] };
                     if k < 5 {
-                        let line = block.cast::<i8>().wrapping_add(PREFETCH_BYTES + half * TRIPLES_BYTES / 2 + 64 * k);
-                        _mm_prefetch::<_MM_HINT_T0>(line);
+                        prefetch(block.add(half * TRIPLES_BYTES / 2 + 64 * k));
                     }
                     for (d, table) in tables.into_iter().enumerate() {
                         store(to, half, b * TRIPLES_COLS / 4 + 3 * k + d, _mm512_permutexvar_epi8(triple, table));

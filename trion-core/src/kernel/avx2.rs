@@ -10,7 +10,8 @@ use core::arch::x86_64::*;
 use core::hint::black_box;
 
 use super::Op;
-use super::vector::{PREFETCH_BYTES, Simd, Vector, prefetch_lines};
+use super::prefetch::prefetch;
+use super::vector::{Simd, Vector, prefetch_lines};
 use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::{LANES, ROUND};
 use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
@@ -227,9 +228,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
-        // SAFETY: a hint, which reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+        prefetch(core::ptr::from_ref(at).cast());
     }
 
     #[inline(always)]

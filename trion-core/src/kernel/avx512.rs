@@ -6,7 +6,8 @@
 use core::arch::x86_64::*;
 use core::hint::black_box;
 
-use super::vector::{PREFETCH_BYTES, Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
+use super::prefetch::prefetch;
+use super::vector::{Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
 use super::{Op, amx};
 use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::LANES;
@@ -218,9 +219,7 @@ impl<const AMX: bool> Simd for Avx512<AMX> {
 
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
-        let ahead = core::ptr::from_ref(at).cast::<i8>().wrapping_add(PREFETCH_BYTES);
-        // SAFETY: a hint, which reads nothing and may name any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead) };
+        prefetch(core::ptr::from_ref(at).cast());
     }
 
     #[inline(always)]
@@ -381,15 +380,13 @@ unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8;
     let mut acc = [[[_mm512_setzero_si512(); 2]; T]; 2];
     for b in 0..blocks {
         // SAFETY: block b is one of `blocks`, and has two halves of five registers; triple k belongs to 12 columns of the
-        // block's 96; a prefetch may name any address.
+        // block's 96.
         unsafe {
             let block = tile.add(b * TRIPLES_BYTES);
             let columns = x.map(|x| x.add(b * TRIPLES_COLS));
             for k in 0..5 {
-                _mm_prefetch::<_MM_HINT_T0>(block.cast::<i8>().wrapping_add(PREFETCH_BYTES + 64 * k));
-                _mm_prefetch::<_MM_HINT_T0>(
-                    block.cast::<i8>().wrapping_add(PREFETCH_BYTES + TRIPLES_BYTES / 2 + 64 * k),
-                );
+                prefetch(block.add(64 * k));
+                prefetch(block.add(TRIPLES_BYTES / 2 + 64 * k));
                 add_triples(tables, [register(block, 0, k), register(block, 1, k)], columns, k, &mut acc);
             }
             let upper = [upper_triples(block, 0), upper_triples(block, 1)];

@@ -17,6 +17,9 @@ pub(crate) mod bands;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod detect;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code)]
+mod prefetch;
 mod scalar;
 #[cfg(test)]
 mod tests;

@@ -65,8 +65,6 @@ impl Vector for f32 {
     }
 }
 
-/// How far ahead weights are asked for.
-pub(super) const PREFETCH_BYTES: usize = 2048;
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -104,7 +102,7 @@ pub(crate) trait Simd: Copy {
     /// The largest lane, folded in the same way.
     fn largest(self, v: Self::V) -> f32;
 
-    /// Asks for the cache line [`PREFETCH_BYTES`] behind `at`, where there is such a hint: weights are read once, in the
+    /// Asks for lines of the cache some way behind `at`, where there is such a hint: weights are read once, in the
     /// order that they lie in, and the hardware's own guess ends with a page of memory.
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
