@@ -435,7 +435,8 @@ typedef enum trion_kernel {
     /**
      * The same with the tile registers of AMX, by which prompts on server processors are twice as fast. Linux lends them
      * to a process that asks, as this choice does, and sigaltstack() then refuses stacks of less than some 11 KiB to all
-     * of the process's threads. Such a choice is refused as one that the CPU lacks where Linux refuses, or on other systems.
+     * of the process's threads. A call takes some 32 KiB of stack. The choice is refused, as one that the CPU lacks, where
+     * Linux refuses, and on other systems.
      */
     TRION_KERNEL_AMX = 5,
 } trion_kernel;

@@ -43,7 +43,7 @@ pub enum Isa {
     Avx512,
     /// The same with VBMI, and products of 32 tokens on the tile registers of AMX. Linux lends these to a process that asks,
     /// which [`Kernel::new`] does. Once they are lent, signals that arrive in a product need some 11 KiB of stack, and
-    /// `sigaltstack` refuses less to the threads of the process.
+    /// `sigaltstack` refuses less to the threads of the process. Products take some 32 KiB of stack themselves.
     Amx,
 }
 
