@@ -258,7 +258,7 @@ impl Matrix<'_> {
     ) {
         let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
         let mut next = Place { input: 0, token: 0 };
-        let most = if matches!(self, Matrix::Ternary(_)) { S::MOST_TOKENS } else { 8 };
+        let most = if matches!(self, Matrix::Ternary(_)) { simd.most_tokens() } else { 8 };
         while left > 0 {
             // Eight tokens keep every vector register busy; a token's bits do not depend on how many go together.
             left -= match left {

@@ -264,7 +264,9 @@ impl Op for Sums<'_> {
                 while first < to {
                     let excesses = &excesses[first - from..];
                     first += match to - first {
-                        32.. if S::MOST_TOKENS >= 32 => self.some_tokens::<S, 32>(simd, tile, weights, first, excesses),
+                        32.. if simd.most_tokens() >= 32 => {
+                            self.some_tokens::<S, 32>(simd, tile, weights, first, excesses)
+                        }
                         8.. => self.some_tokens::<S, 8>(simd, tile, weights, first, excesses),
                         4.. => self.some_tokens::<S, 4>(simd, tile, weights, first, excesses),
                         2.. => self.some_tokens::<S, 2>(simd, tile, weights, first, excesses),

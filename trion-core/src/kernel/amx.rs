@@ -120,15 +120,13 @@ pub(super) unsafe fn tile<const T: usize>(
                 Packing::Triples => unpack_triples(weights, trits),
             }
         }
-        let direct = if stride.is_some() { columns.len() / STEP } else { 0 };
-        if let Some(stride) = stride {
-            let rows = [&x[0][columns.start..], &x[ROWS][columns.start..]].map(<[i8]>::as_ptr);
-            // SAFETY: `weights` gave at least as many steps as `columns` has; every token has these columns, and begins
-            // `stride` bytes behind the one before it.
-            unsafe { multiply(trits.cast(), rows, stride, direct, &mut acc) };
-        }
+        let (stride, direct) = stride.map_or((0, 0), |stride| (stride, columns.len() / STEP));
+        let rows = [&x[0][columns.start..], &x[ROWS][columns.start..]].map(<[i8]>::as_ptr);
+        // SAFETY: `weights` gave at least as many steps as `columns` has; every token has these columns, and begins
+        // `stride` bytes behind the one before it.
+        unsafe { multiply(trits.cast(), rows, stride, direct, &mut acc) };
         for step in direct..columns.len().div_ceil(STEP) {
-            // What rows lack of a step counts nothing: zeros do the same. So do tokens that lie here and there.
+            // Rows that do not lie at one stride, and a last step whose missing columns count nothing, as zeros do.
             let from = columns.start + step * STEP;
             let mut rows = Aligned([[0; STEP]; T]);
             for (row, x) in rows.0.iter_mut().zip(x) {

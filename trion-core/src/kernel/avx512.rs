@@ -13,20 +13,27 @@ use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::LANES;
 use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
 
-/// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C; and, if `AMX`, that it has VBMI
-/// and AMX for small integers, which this process may use.
+/// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Avx512<const AMX: bool> {
+pub(super) struct Avx512 {
     /// Whether it has VBMI, too: bytes that are looked up in a table of 64.
     vbmi: bool,
+    /// Whether it has both VBMI and AMX for small integers, and this process may use the latter.
+    amx: bool,
 }
 
-impl<const AMX: bool> Avx512<AMX> {
-    /// The proof, if this CPU can give it. For AMX it asks the operating system.
+impl Avx512 {
+    /// The proof without AMX, if this CPU can give it.
     pub(super) fn new() -> Option<Self> {
         let features = super::detect::features();
-        let amx = !AMX || features.avx512_vbmi && features.amx_int8 && amx::permitted();
-        (features.avx2 && features.avx512_vnni && amx).then_some(Self { vbmi: features.avx512_vbmi })
+        (features.avx2 && features.avx512_vnni).then_some(Self { vbmi: features.avx512_vbmi, amx: false })
+    }
+
+    /// The proof with AMX, if this CPU can give it and the operating system permits it when asked.
+    pub(super) fn with_amx() -> Option<Self> {
+        let proof = Self::new()?;
+        let amx = proof.vbmi && super::detect::features().amx_int8 && amx::permitted();
+        amx.then_some(Self { amx, ..proof })
     }
 
     /// Whether the CPU has VBMI, too.
@@ -34,10 +41,15 @@ impl<const AMX: bool> Avx512<AMX> {
         self.vbmi
     }
 
+    /// Whether AMX is used.
+    pub(super) const fn has_amx(self) -> bool {
+        self.amx
+    }
+
     /// Runs an operation compiled for this instruction set.
     pub(super) fn run<O: Op>(self, op: O) -> O::Output {
         #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]
-        fn inner<const AMX: bool, O: Op>(proof: Avx512<AMX>, op: O) -> O::Output {
+        fn inner<O: Op>(proof: Avx512, op: O) -> O::Output {
             op.run(proof)
         }
         // SAFETY: `self` proves these features.
@@ -107,10 +119,9 @@ impl Vector for Lanes {
     }
 }
 
-impl<const AMX: bool> Simd for Avx512<AMX> {
+impl Simd for Avx512 {
     type V = Lanes;
     const LANE_REGISTERS: usize = 2;
-    const MOST_TOKENS: usize = if AMX { amx::TOKENS } else { 8 };
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
@@ -223,9 +234,14 @@ impl<const AMX: bool> Simd for Avx512<AMX> {
     }
 
     #[inline(always)]
+    fn most_tokens(self) -> usize {
+        if self.amx { amx::TOKENS } else { 8 }
+    }
+
+    #[inline(always)]
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        if AMX && T == amx::TOKENS {
-            // SAFETY: `self` proves AMX and the others.
+        if self.amx && T == amx::TOKENS {
+            // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
             return unsafe { amx::tile(Packing::Twos, tile, x, sums) };
         }
         let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
@@ -268,8 +284,8 @@ impl<const AMX: bool> Simd for Avx512<AMX> {
     #[inline(always)]
     fn multiply_registers(self, rounds: usize) -> u64 {
         const SUMS: usize = 16;
-        if AMX {
-            // SAFETY: `self` proves AMX.
+        if self.amx {
+            // SAFETY: `amx` says that AMX may be used.
             return unsafe { amx::multiply_registers(rounds) };
         }
         // SAFETY: `self` proves AVX-512 F and VNNI.
@@ -288,8 +304,8 @@ impl<const AMX: bool> Simd for Avx512<AMX> {
 
     #[inline(always)]
     fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        if AMX && T == amx::TOKENS {
-            // SAFETY: `self` proves AMX and the others.
+        if self.amx && T == amx::TOKENS {
+            // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
             return unsafe { amx::tile(Packing::Triples, tile, x, sums) };
         }
         if !self.vbmi {

@@ -75,9 +75,7 @@ enum Proof {
     #[cfg(target_arch = "x86_64")]
     AvxVnni(avx2::Avx2<true>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512<false>),
-    #[cfg(target_arch = "x86_64")]
-    Amx(avx512::Avx512<true>),
+    Avx512(avx512::Avx512),
 }
 
 impl Kernel {
@@ -92,7 +90,7 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::Avx512::new().map(|proof| Kernel(Proof::Avx512(proof))),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => avx512::Avx512::new().map(|proof| Kernel(Proof::Amx(proof))),
+            Isa::Amx => avx512::Avx512::with_amx().map(|proof| Kernel(Proof::Avx512(proof))),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -123,9 +121,9 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Proof::AvxVnni(_) => Isa::AvxVnni,
             #[cfg(target_arch = "x86_64")]
-            Proof::Avx512(_) => Isa::Avx512,
+            Proof::Avx512(proof) if proof.has_amx() => Isa::Amx,
             #[cfg(target_arch = "x86_64")]
-            Proof::Amx(_) => Isa::Amx,
+            Proof::Avx512(_) => Isa::Avx512,
         }
     }
 
@@ -134,8 +132,6 @@ impl Kernel {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) if proof.has_vbmi() => Packing::Triples,
-            #[cfg(target_arch = "x86_64")]
-            Proof::Amx(_) => Packing::Triples,
             _ => Packing::Twos,
         }
     }
@@ -157,8 +153,6 @@ impl Kernel {
             Proof::AvxVnni(proof) => proof.run(op),
             #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) => proof.run(op),
-            #[cfg(target_arch = "x86_64")]
-            Proof::Amx(proof) => proof.run(op),
         }
     }
 }

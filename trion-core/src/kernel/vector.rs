@@ -74,8 +74,6 @@ pub(crate) trait Simd: Copy {
     type V: Vector;
     /// Registers that 32 lanes take.
     const LANE_REGISTERS: usize;
-    /// The most tokens that products of trits gain from taking together: 8 or 32.
-    const MOST_TOKENS: usize = 8;
 
     /// 32 floats.
     fn load(self, from: &[f32; LANES]) -> Self::V;
@@ -107,6 +105,12 @@ pub(crate) trait Simd: Copy {
     #[inline(always)]
     fn prefetch<T>(self, at: &T) {
         let _ = at;
+    }
+
+    /// The most tokens that products of trits gain from taking together: 8 or 32.
+    #[inline(always)]
+    fn most_tokens(self) -> usize {
+        8
     }
 
     /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile, however its trits lie. Sums wrap at
