@@ -92,22 +92,22 @@ fn same_bits(name: &str, model: &Model, cache: CacheType, expected: &[u32]) {
 fn how_trits_are_packed_changes_no_bit() {
     for name in GOLDEN {
         let twos = model("how_trits_are_packed_changes_no_bit", name);
-        let options = PackOptions { packing: Packing::Triples, ..PackOptions::default() };
-        let triples = packed("triples", name, &options);
-        for layer in triples.core().layers() {
+        let options = PackOptions { packing: Packing::Fives, ..PackOptions::default() };
+        let fives = packed("fives", name, &options);
+        for layer in fives.core().layers() {
             if let Matrix::Ternary(matrix) = &layer.projection(Projection::Down).matrix {
-                // Groups of 128 columns are no whole blocks of 96.
-                assert_eq!(matrix.packing() == Packing::Triples, name != "qwen3_groups", "{name}");
+                // Groups of 128 columns are no whole blocks of 20.
+                assert_eq!(matrix.packing() == Packing::Fives, name != "qwen3_groups", "{name}");
             }
         }
         for cache in [CacheType::F32, CacheType::F16] {
-            same_bits(name, &triples, cache, &plain(&twos, cache));
+            same_bits(name, &fives, cache, &plain(&twos, cache));
         }
         // A saved state of the one is one of the other.
         let mut session = Session::new(&twos, self::options(CacheType::F16, 8)).unwrap();
         session.evaluate(&prompt(&twos)[..20], &Serial).unwrap();
         let saved = session.save().unwrap();
-        let mut other = Session::new(&triples, self::options(CacheType::F16, 8)).unwrap();
+        let mut other = Session::new(&fives, self::options(CacheType::F16, 8)).unwrap();
         other.load(&saved).unwrap();
         let next = |session: &mut Session| bits(Some(session.evaluate(&[5], &Serial).unwrap()));
         assert_eq!(next(&mut other), next(&mut session), "{name}");
@@ -117,7 +117,7 @@ fn how_trits_are_packed_changes_no_bit() {
 #[test]
 fn six_bits_a_weight_give_the_same_bits_everywhere() {
     for name in GOLDEN {
-        let options = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
+        let options = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Fives };
         let model = packed("six_bits_a_weight", name, &options);
         let expected = plain(&model, CacheType::F32);
         same_bits(name, &model, CacheType::F32, &expected);

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum, value_parser};
 use memmap2::MmapMut;
 use serde_json::json;
 use trion_engine::{
-    Activation, Batch, Config, Device, FloatFormat, PackOptions, Parallel, SHAPE_2B4T, Session, SessionOptions,
+    Activation, Batch, Config, Device, FloatFormat, Kernel, PackOptions, Parallel, SHAPE_2B4T, Session, SessionOptions,
     random_model,
 };
 
@@ -23,8 +23,8 @@ use crate::quantize::PackingName;
 
 /// Bytes that the bandwidth is measured on: beyond any cache.
 const BANDWIDTH_BYTES: usize = 512 << 20;
-/// Numbers of eight bytes that a thread reads at once.
-const CHUNK: usize = 1 << 15;
+/// Bytes that a thread reads at once.
+const CHUNK: usize = 1 << 18;
 /// Tokens of the prompt where the model has room for them.
 const DEFAULT_PROMPT: usize = 512;
 
@@ -203,7 +203,7 @@ pub(crate) fn run(arguments: &Arguments) -> Outcome {
     } else {
         Vec::new()
     };
-    let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(&pool)).transpose()?;
+    let bandwidth = matches!(device, Device::Cpu).then(|| bandwidth(kernel, &pool)).transpose()?;
     let bytes = layer_bytes(&model, prompt_tokens + decode / 2, cache_bytes).iter().sum::<usize>();
     let fraction = bandwidth.map(|bandwidth| bytes as f64 * decode_rate / bandwidth);
     if arguments.json {
@@ -279,19 +279,18 @@ fn decode_together(
 }
 
 /// Bytes a second that all threads together read from memory, in huge pages where the system gives them.
-pub(crate) fn bandwidth(pool: &dyn Parallel) -> Result<f64, Failure> {
+pub(crate) fn bandwidth(kernel: Kernel, pool: &dyn Parallel) -> Result<f64, Failure> {
     let mut map = huge_pages(BANDWIDTH_BYTES)?;
     // So that no page is the one page of zeros.
     map.fill(1);
-    let (words, _) = map.as_chunks::<8>();
     let mut rates = Vec::new();
     for _ in 0..5 {
         let (next, total) = (AtomicUsize::new(0), AtomicU64::new(0));
         let start = Instant::now();
         pool.run(&|| {
             let mut sum = 0_u64;
-            while let Some(chunk) = words.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
-                sum = chunk.iter().fold(sum, |sum, word| sum.wrapping_add(u64::from_ne_bytes(*word)));
+            while let Some(chunk) = map.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
+                sum = sum.wrapping_add(kernel.read_memory(chunk));
             }
             total.fetch_add(sum, Ordering::Relaxed);
         });

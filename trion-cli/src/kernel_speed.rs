@@ -1,15 +1,16 @@
 //! `trion bench --kernels`: products of trits by themselves, beside what memory and the processor's instructions give.
 
+use std::hint::black_box;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use trion_core::{Rescale, TernaryMatrix};
 use trion_engine::{Kernel, Packing, Parallel};
 
-use crate::bench::{bandwidth, huge_pages, median};
+use crate::bench::{huge_pages, median};
 use crate::common::{Failure, Outcome};
 
 /// Rows and columns of the products: those of `BitNet` b1.58 2B4T, and its keys and values alone.
@@ -25,64 +26,88 @@ const LINE: usize = 64;
 /// Rounds on registers alone.
 const ROUNDS: usize = 1 << 20;
 /// Measurements; the median counts.
-const REPEATS: usize = 5;
+const REPEATS: usize = 9;
 
 /// Prints a row for each shape and packing.
 pub(crate) fn run(kernel: Kernel, pool: &dyn Parallel) -> Outcome {
     let mut out = io::stdout().lock();
-    let (memory, ceiling) = (bandwidth(pool)?, ceiling(kernel, pool));
+    writeln!(out, "kernel {}, {} threads; medians of {REPEATS}:", kernel.isa().name(), pool.threads())?;
     writeln!(
         out,
-        "kernel {}, {} threads: memory gives {:.1} GB/s, registers {:.0} G operations/s",
-        kernel.isa().name(),
-        pool.threads(),
-        memory / 1e9,
-        ceiling / 1e9
-    )?;
-    writeln!(
-        out,
-        "{:>6} x {:<6} {:8} {:>9} {:>7} {:>10} {:>13} {:>13}",
-        "rows", "cols", "packing", "token, us", "GB/s", "of memory", "64, Gop/s", "of registers"
+        "{:>6} x {:<6} {:8} {:>9} {:>7} {:>12} {:>10} {:>13} {:>16} {:>13}",
+        "rows",
+        "cols",
+        "packing",
+        "token, us",
+        "GB/s",
+        "memory, GB/s",
+        "of memory",
+        "64, Gop/s",
+        "registers, Gop/s",
+        "of registers"
     )?;
     let packings = [Packing::Twos, kernel.packing()];
     for [rows, cols] in SHAPES {
         for packing in &packings[..if packings[0] == packings[1] { 1 } else { 2 }] {
-            let matrices = Matrices::new([rows, cols], *packing)?;
-            let each = matrices.seconds(kernel, pool, matrices.count, 1)?;
-            let few = (PROMPT_BYTES / matrices.bytes).max(1);
-            let prompt = matrices.seconds(kernel, pool, few, TOKENS)?;
-            let (bytes, operations) = (matrices.bytes as f64 / each, (2 * TOKENS * rows * cols) as f64 / prompt);
-            let part = |of: f64| if of > 0.0 { format!("{:.0} %", 100.0 * operations / of) } else { String::new() };
+            let copies = Copies::new([rows, cols], *packing)?;
+            let matrices = copies.matrices()?;
+            let read = |matrix: &TernaryMatrix<'_>, _: &mut Vec<i32>| {
+                black_box(kernel.read_memory(matrix.packed()));
+                Ok(())
+            };
+            // Each measurement beside its limit, as others use this machine, too.
+            let [token, memory, of_memory] = beside(
+                || Ok(copies.bytes as f64 / seconds(pool, &matrices, &product(kernel, &copies, 1))?),
+                || Ok(copies.bytes as f64 / seconds(pool, &matrices, &read)?),
+            )?;
+            let operations = (2 * TOKENS * rows * cols) as f64;
+            let few = &matrices[..(PROMPT_BYTES / copies.bytes).clamp(1, matrices.len())];
+            let [prompt, registers, of_registers] = beside(
+                || Ok(operations / seconds(pool, few, &product(kernel, &copies, TOKENS))?),
+                || Ok(ceiling(kernel, pool)),
+            )?;
+            let known = registers > 0.0;
             writeln!(
                 out,
-                "{rows:>6} x {cols:<6} {:8} {:>9.1} {:>7.1} {:>8.0} % {:>13.0} {:>13}",
+                "{rows:>6} x {cols:<6} {:8} {:>9.1} {:>7.1} {:>12.1} {:>8.0} % {:>13.0} {:>16} {:>13}",
                 format!("{packing:?}").to_lowercase(),
-                each * 1e6,
-                bytes / 1e9,
-                100.0 * bytes / memory,
-                operations / 1e9,
-                part(ceiling),
+                copies.bytes as f64 / token * 1e6,
+                token / 1e9,
+                memory / 1e9,
+                100.0 * of_memory,
+                prompt / 1e9,
+                if known { format!("{:.0}", registers / 1e9) } else { String::new() },
+                if known { format!("{:.0} %", 100.0 * of_registers) } else { String::new() },
             )?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// A rate and the limit of it, measured in turns, and the ratio of the two: medians.
+fn beside(
+    mut rate: impl FnMut() -> Result<f64, Failure>,
+    mut limit: impl FnMut() -> Result<f64, Failure>,
+) -> Result<[f64; 3], Failure> {
+    let mut measured = [const { Vec::new() }; 3];
+    for _ in 0..REPEATS {
+        let (rate, limit) = (rate()?, limit()?);
+        measured.iter_mut().zip([rate, limit, rate / limit]).for_each(|(all, value)| all.push(value));
+    }
+    Ok(measured.each_mut().map(|all| median(all)))
+}
+
 /// Operations a second of all threads together, on registers alone; 0 for a kernel that does not count them.
 fn ceiling(kernel: Kernel, pool: &dyn Parallel) -> f64 {
-    let mut rates = Vec::new();
-    for _ in 0..REPEATS {
-        let operations = AtomicU64::new(0);
-        let left = AtomicUsize::new(64 * pool.threads());
-        let start = Instant::now();
-        pool.run(&|| {
-            while take(&left).is_some() {
-                operations.fetch_add(kernel.multiply_registers(ROUNDS / 64), Ordering::Relaxed);
-            }
-        });
-        rates.push(operations.into_inner() as f64 / start.elapsed().as_secs_f64());
-    }
-    median(&mut rates)
+    let operations = AtomicU64::new(0);
+    let left = AtomicUsize::new(64 * pool.threads());
+    let start = Instant::now();
+    pool.run(&|| {
+        while take(&left).is_some() {
+            operations.fetch_add(kernel.multiply_registers(ROUNDS / 64), Ordering::Relaxed);
+        }
+    });
+    operations.into_inner() as f64 / start.elapsed().as_secs_f64()
 }
 
 /// One less than is left, if there is any.
@@ -91,22 +116,55 @@ fn take(left: &AtomicUsize) -> Option<usize> {
     left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok().map(|before| before - 1)
 }
 
-/// Copies of one matrix of trits.
-struct Matrices {
+/// What is done with a matrix; the list is a thread's own, and as long as it needs.
+type Work<'a> = dyn Fn(&TernaryMatrix<'_>, &mut Vec<i32>) -> Result<(), Failure> + Sync + 'a;
+
+/// Seconds of `work` with one of `matrices`, each of which a thread takes.
+fn seconds(pool: &dyn Parallel, matrices: &[TernaryMatrix<'_>], work: &Work<'_>) -> Result<f64, Failure> {
+    let (left, failed) = (AtomicUsize::new(matrices.len()), Mutex::new(None));
+    let start = Instant::now();
+    pool.run(&|| {
+        let mut list = Vec::new();
+        while let Some(matrix) = take(&left).and_then(|n| matrices.get(matrices.len() - 1 - n)) {
+            if let Err(error) = work(matrix, &mut list) {
+                failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            }
+        }
+    });
+    let seconds = start.elapsed().as_secs_f64() / matrices.len() as f64;
+    failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(seconds), Err)
+}
+
+/// Multiplies a matrix with `tokens` tokens.
+fn product(
+    kernel: Kernel,
+    copies: &Copies,
+    tokens: usize,
+) -> impl Fn(&TernaryMatrix<'_>, &mut Vec<i32>) -> Result<(), Failure> + Sync {
+    let [rows, cols] = copies.shape;
+    // From the start of a line of the cache on, as a session's are.
+    let q: Vec<i8> = (0..tokens * cols + LINE).map(|i| (i * 37 % 255) as u8 as i8).collect();
+    let from = q.as_ptr().align_offset(LINE).min(LINE);
+    move |matrix, sums| {
+        sums.resize(tokens * rows, 0);
+        Ok(matrix.sums(kernel, &q[from..][..tokens * cols], sums)?)
+    }
+}
+
+/// Copies of one matrix of trits, in memory.
+struct Copies {
     memory: memmap2::MmapMut,
     shape: [usize; 2],
     packing: Packing,
     /// Bytes of each.
     bytes: usize,
-    count: usize,
 }
 
-impl Matrices {
+impl Copies {
     fn new(shape: [usize; 2], packing: Packing) -> Result<Self, Failure> {
         let [rows, cols] = shape;
         let bytes = packing.bytes(rows, cols);
-        let count = COPIES_BYTES / bytes;
-        let mut memory = huge_pages(count * bytes)?;
+        let mut memory = huge_pages(COPIES_BYTES / bytes * bytes)?;
         let mut first = vec![0; bytes];
         packing.clear(&mut first);
         let mut trits = vec![0; cols];
@@ -115,36 +173,12 @@ impl Matrices {
             packing.pack_row(&mut first, rows, cols, row, &trits)?;
         }
         memory.chunks_exact_mut(bytes).for_each(|copy| copy.copy_from_slice(&first));
-        Ok(Matrices { memory, shape, packing, bytes, count })
+        Ok(Copies { memory, shape, packing, bytes })
     }
 
-    /// Seconds of a product of `tokens` tokens with one of the first `count` copies, each of which a thread computes.
-    fn seconds(&self, kernel: Kernel, pool: &dyn Parallel, count: usize, tokens: usize) -> Result<f64, Failure> {
+    fn matrices(&self) -> Result<Vec<TernaryMatrix<'_>>, Failure> {
         let [rows, cols] = self.shape;
-        let copies = self.memory.chunks_exact(self.bytes).take(count);
-        let matrices: Vec<TernaryMatrix<'_>> = copies
-            .map(|copy| TernaryMatrix::new(rows, cols, self.packing, copy, Rescale::Multiply(1.0)))
-            .collect::<Result<_, _>>()?;
-        // From the start of a line of the cache on, as a session's are.
-        let q: Vec<i8> = (0..tokens * cols + LINE).map(|i| (i * 37 % 255) as u8 as i8).collect();
-        let q = &q[q.as_ptr().align_offset(LINE).min(LINE)..][..tokens * cols];
-        let mut times = Vec::new();
-        for _ in 0..REPEATS {
-            let (left, failed) = (AtomicUsize::new(matrices.len()), OnceLock::new());
-            let start = Instant::now();
-            pool.run(&|| {
-                let mut out = vec![0; tokens * rows];
-                while let Some(matrix) = take(&left).and_then(|n| matrices.get(matrices.len() - 1 - n)) {
-                    if let Err(error) = matrix.sums(kernel, q, &mut out) {
-                        failed.get_or_init(|| error);
-                    }
-                }
-            });
-            if let Some(error) = failed.into_inner() {
-                return Err(error.into());
-            }
-            times.push(start.elapsed().as_secs_f64() / matrices.len() as f64);
-        }
-        Ok(median(&mut times))
+        let matrix = |copy| TernaryMatrix::new(rows, cols, self.packing, copy, Rescale::Multiply(1.0));
+        Ok(self.memory.chunks_exact(self.bytes).map(matrix).collect::<Result<_, _>>()?)
     }
 }

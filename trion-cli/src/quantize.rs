@@ -55,8 +55,8 @@ impl From<FormatName> for FloatFormat {
 pub(crate) enum PackingName {
     /// Two bits for each trit: fast on every CPU
     Twos,
-    /// Five bits for three trits: a sixth less to read, for CPUs with AVX-512 VBMI
-    Triples,
+    /// A byte for five trits: a fifth less to read, for CPUs with AVX-512 VBMI
+    Fives,
     /// The one that this machine reads fastest
     Auto,
 }
@@ -65,7 +65,7 @@ impl From<PackingName> for Packing {
     fn from(name: PackingName) -> Self {
         match name {
             PackingName::Twos => Packing::Twos,
-            PackingName::Triples => Packing::Triples,
+            PackingName::Fives => Packing::Fives,
             PackingName::Auto => Kernel::detect().packing(),
         }
     }

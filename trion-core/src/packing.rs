@@ -7,19 +7,11 @@
 //! [`Packing::Twos`]: a block is 16 columns in 128 bytes, four for each row in order. Byte e of a row holds the digits
 //! of columns e, 4 + e, 8 + e and 12 + e, two bits each, low bits first.
 //!
-//! [`Packing::Triples`]: a block is 96 columns in 640 bytes, half of them for rows 0 to 15 and half for rows 16 to 31.
-//! Three digits make a number below 27, in five bits: triple k of byte e is columns 12 k + e, 12 k + 4 + e and
-//! 12 k + 8 + e, and d0 + 3 d1 + 9 d2. A half is five registers of 64 bytes, four bytes for each row in order, so that
-//! each byte place has five bytes b0 to b4 for its eight triples:
-//!
-//! | triple | low three bits | bit 3 | bit 4 |
-//! |---|---|---|---|
-//! | 0 to 4 | bits 0 to 2 of b0 to b4 | bit 3 of the same | bit 4 of the same |
-//! | 5 | bits 5 to 7 of b0 | bit 5 of b1 | bit 6 of b1 |
-//! | 6 | bits 5 to 7 of b2 | bit 5 of b3 | bit 6 of b3 |
-//! | 7 | bits 5 to 7 of b4 | bit 7 of b1 | bit 7 of b3 |
-//!
-//! Five triples are so read without a shift by instructions that look bytes up by their low bits.
+//! [`Packing::Fives`]: a block is 20 columns in 128 bytes, four for each row in order. Byte e of a row holds the digits d0
+//! to d4 of columns e, 4 + e, 8 + e, 12 + e and 16 + e. With low = d0 + 3 d1 (below 9) and high = d2 + 3 d3 + 9 d4 (below
+//! 27), bits 0 to 5 are low + 9 (high / 4), at most 62, and bits 6 and 7 are high mod 4. So two digits, and all but two bits
+//! of the number of the other three, are looked up by the low six bits of a byte, which is what the instruction takes that
+//! looks up 64 bytes in a table of 64. 13 of the 256 bytes stand for nothing: 63, 127, 191, and 246 to 255.
 
 use crate::Error;
 
@@ -29,21 +21,33 @@ pub const TILE_ROWS: usize = 32;
 pub const BLOCK_COLS: usize = 16;
 /// Bytes of a block of [`Packing::Twos`].
 pub const BLOCK_BYTES: usize = TILE_ROWS * BLOCK_COLS / 4;
-/// Columns of a block of [`Packing::Triples`].
-pub const TRIPLES_COLS: usize = 96;
-/// Bytes of a block of [`Packing::Triples`].
-pub const TRIPLES_BYTES: usize = TILE_ROWS * TRIPLES_COLS * 5 / 24;
+/// Columns of a block of [`Packing::Fives`].
+pub const FIVES_COLS: usize = 20;
+/// Bytes of a block of [`Packing::Fives`].
+pub const FIVES_BYTES: usize = TILE_ROWS * FIVES_COLS / 5;
 
-/// Blocks of [`Packing::Twos`] that hold the columns of one of [`Packing::Triples`].
-const TWOS_IN_TRIPLES: usize = TRIPLES_COLS / BLOCK_COLS;
-/// Bytes of the rows of a half of a block of [`Packing::Triples`] in one register.
-const REGISTER: usize = 64;
-/// Bytes of a half of a block of [`Packing::Triples`].
-const HALF: usize = 5 * REGISTER;
+/// Columns that are whole blocks of either packing.
+pub(crate) const WHOLE_COLS: usize = FIVES_IN_TWOS * FIVES_COLS;
+/// Blocks of [`Packing::Fives`] that have the columns of [`TWOS_IN_FIVES`] of [`Packing::Twos`].
+const FIVES_IN_TWOS: usize = 4;
+/// Blocks of [`Packing::Twos`] that have the columns of [`FIVES_IN_TWOS`] of [`Packing::Fives`].
+const TWOS_IN_FIVES: usize = WHOLE_COLS / BLOCK_COLS;
 /// Four digits 1, two bits each.
 const FOUR_ZEROS: u8 = 0b01_01_01_01;
-/// Five bytes of eight triples of the digits 1, which are 13 each.
-const EIGHT_ZEROS: [u8; 5] = put_triples([13; 8]);
+/// The byte of five digits 1.
+const FIVE_ZEROS: u8 = five([1; 5]);
+/// The five digits of each byte of [`Packing::Fives`], two bits each, low bits first. The last one of a byte that stands
+/// for nothing is 3.
+static DIGITS_OF_FIVES: [u16; 256] = {
+    let mut digits = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (low, high) = (byte as u16 % 64 % 9, byte as u16 % 64 / 9 * 4 + byte as u16 / 64);
+        digits[byte] = low % 3 + 4 * (low / 3) + 16 * (high % 3) + 64 * (high / 3 % 3) + 256 * (high / 9);
+        byte += 1;
+    }
+    digits
+};
 
 /// How trits lie in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,9 +55,9 @@ pub enum Packing {
     /// Two bits for each trit: read fast by every kernel.
     #[default]
     Twos,
-    /// Five bits for three trits, a sixth less: read as fast by the AVX-512 kernel on CPUs with AVX-512 VBMI, and more
-    /// slowly by all others.
-    Triples,
+    /// A byte for five trits, a fifth less: read as fast by the AVX-512 kernel on CPUs with AVX-512 VBMI, and more slowly by
+    /// all others.
+    Fives,
 }
 
 impl Packing {
@@ -61,7 +65,7 @@ impl Packing {
     pub const fn block_cols(self) -> usize {
         match self {
             Packing::Twos => BLOCK_COLS,
-            Packing::Triples => TRIPLES_COLS,
+            Packing::Fives => FIVES_COLS,
         }
     }
 
@@ -69,7 +73,15 @@ impl Packing {
     pub const fn block_bytes(self) -> usize {
         match self {
             Packing::Twos => BLOCK_BYTES,
-            Packing::Triples => TRIPLES_BYTES,
+            Packing::Fives => FIVES_BYTES,
+        }
+    }
+
+    /// Columns that are whole blocks, and whole 16 columns.
+    pub(crate) const fn whole_cols(self) -> usize {
+        match self {
+            Packing::Twos => BLOCK_COLS,
+            Packing::Fives => WHOLE_COLS,
         }
     }
 
@@ -87,13 +99,7 @@ impl Packing {
     pub fn clear(self, packed: &mut [u8]) {
         match self {
             Packing::Twos => packed.fill(FOUR_ZEROS),
-            Packing::Triples => {
-                for half in packed.chunks_mut(HALF) {
-                    for (register, byte) in half.chunks_mut(REGISTER).zip(EIGHT_ZEROS) {
-                        register.fill(byte);
-                    }
-                }
-            }
+            Packing::Fives => packed.fill(FIVE_ZEROS),
         }
     }
 
@@ -127,19 +133,14 @@ impl Packing {
                     }
                 }
             }
-            Packing::Triples => {
-                let (blocks, _) = tile.as_chunks_mut::<TRIPLES_BYTES>();
-                for (block, trits) in blocks.iter_mut().zip(trits.chunks(TRIPLES_COLS)) {
-                    let mut triples = [[13_u8; 8]; 4];
+            Packing::Fives => {
+                let (blocks, _) = tile.as_chunks_mut::<FIVES_BYTES>();
+                for (block, trits) in blocks.iter_mut().zip(trits.chunks(FIVES_COLS)) {
+                    let mut digits = [[1_u8; 5]; 4];
                     for (i, trit) in trits.iter().enumerate() {
-                        let triple = &mut triples[i % 4][i / 12];
-                        *triple = triple.wrapping_add_signed(trit * [1, 3, 9][i / 4 % 3]);
+                        digits[i % 4][i / 4] = 1_u8.wrapping_add_signed(*trit);
                     }
-                    for (e, triples) in triples.into_iter().enumerate() {
-                        for (register, byte) in put_triples(triples).into_iter().enumerate() {
-                            block[byte_of_triples(row, e, register)] = byte;
-                        }
-                    }
+                    block.as_chunks_mut::<4>().0[row] = digits.map(five);
                 }
             }
         }
@@ -161,122 +162,57 @@ impl Packing {
                 let byte = at % BLOCK_BYTES;
                 (at / BLOCK_BYTES, [byte / 4, 4 * slot + byte % 4])
             }
-            Packing::Triples => {
-                let (packed, _) = packed.as_chunks::<TRIPLES_BYTES>();
-                let block = packed.iter().position(|block| !triples_are_valid(block))?;
-                let place = (0..TILE_ROWS * 4).find_map(|place| {
-                    let triples = get_triples(packed[block].as_ref(), place / 4, place % 4);
-                    triples.iter().position(|triple| *triple > 26).map(|k| [place / 4, 12 * k + place % 4])
-                });
-                (block, place?)
+            Packing::Fives => {
+                // The first column of the byte that stands for nothing.
+                let stands_for_none = |byte: u8| byte >= 246 || byte % 64 == 63;
+                if !packed.iter().fold(false, |any, byte| any | stands_for_none(*byte)) {
+                    return None;
+                }
+                let at = packed.iter().position(|byte| stands_for_none(*byte))?;
+                let byte = at % FIVES_BYTES;
+                (at / FIVES_BYTES, [byte / 4, byte % 4])
             }
         };
         Some([block / blocks * TILE_ROWS + row, block % blocks * self.block_cols() + col])
     }
 
-    /// The trits of row `row` of a tile, in pieces of 16 columns; the last one ends with zeros.
-    pub(crate) fn row_pieces(self, tile: &[u8], row: usize) -> impl Iterator<Item = [i8; BLOCK_COLS]> {
-        let pieces = self.block_cols() / BLOCK_COLS;
+    /// The trits of row `row` of a tile, in pieces of four columns; the last ones may be zeros beyond the matrix.
+    pub(crate) fn row_pieces(self, tile: &[u8], row: usize) -> impl Iterator<Item = [i8; 4]> {
         tile.chunks_exact(self.block_bytes()).flat_map(move |block| {
-            (0..pieces).map(move |piece| match self {
-                Packing::Twos => {
-                    let word = block.as_chunks::<4>().0[row];
-                    core::array::from_fn(|i| ((word[i % 4] >> (2 * (i / 4))) & 3) as i8 - 1)
-                }
-                Packing::Triples => {
-                    let four: [[u8; 8]; 4] = core::array::from_fn(|e| get_triples(block, row, e));
-                    core::array::from_fn(|i| {
-                        let column = BLOCK_COLS * piece + i;
-                        (four[i % 4][column / 12] / [1, 3, 9][column / 4 % 3] % 3) as i8 - 1
-                    })
-                }
-            })
+            let digits = block.as_chunks::<4>().0[row].map(|byte| match self {
+                Packing::Twos => u16::from(byte),
+                Packing::Fives => DIGITS_OF_FIVES[usize::from(byte)],
+            });
+            (0..self.block_cols() / 4).map(move |j| digits.map(|digits| (digits >> (2 * j) & 3) as i8 - 1))
         })
     }
 }
 
-/// Where byte `register` of five lies in a block of triples, for byte `e` of a row.
-const fn byte_of_triples(row: usize, e: usize, register: usize) -> usize {
-    row / 16 * HALF + register * REGISTER + row % 16 * 4 + e
+/// The byte of five digits.
+const fn five(d: [u8; 5]) -> u8 {
+    let high = d[2] + 3 * d[3] + 9 * d[4];
+    d[0] + 3 * d[1] + 9 * (high / 4) + 64 * (high % 4)
 }
 
-/// Five bytes of eight triples.
-const fn put_triples(t: [u8; 8]) -> [u8; 5] {
-    [
-        t[0] | t[5] << 5,
-        t[1] | t[5] >> 3 << 5 | t[7] >> 3 << 7,
-        t[2] | t[6] << 5,
-        t[3] | t[6] >> 3 << 5 | t[7] >> 4 << 7,
-        t[4] | t[7] << 5,
-    ]
-}
-
-/// Eight triples of five bytes.
+/// Blocks of a tile of [`Packing::Fives`] as [`Packing::Twos`], in pieces of 80 columns; the last one may end with blocks
+/// of zeros beyond the matrix.
 #[inline(always)]
-const fn take_triples(b: [u8; 5]) -> [u8; 8] {
-    [
-        b[0] & 31,
-        b[1] & 31,
-        b[2] & 31,
-        b[3] & 31,
-        b[4] & 31,
-        b[0] >> 5 | (b[1] >> 5 & 3) << 3,
-        b[2] >> 5 | (b[3] >> 5 & 3) << 3,
-        b[4] >> 5 | b[1] >> 7 << 3 | b[3] >> 7 << 4,
-    ]
-}
-
-/// The eight triples of byte `e` of a row of a block.
-fn get_triples(block: &[u8], row: usize, e: usize) -> [u8; 8] {
-    take_triples(core::array::from_fn(|register| block[byte_of_triples(row, e, register)]))
-}
-
-/// Whether all triples of a block are below 27.
-fn triples_are_valid(block: &[u8; TRIPLES_BYTES]) -> bool {
-    let mut beyond = 0;
-    for half in block.as_chunks::<HALF>().0 {
-        let [b0, b1, b2, b3, b4] = registers(half);
-        for i in 0..REGISTER {
-            for triple in take_triples([b0[i], b1[i], b2[i], b3[i], b4[i]]) {
-                beyond |= triple + 5;
+pub(crate) fn twos_of_fives(tile: &[u8]) -> impl Iterator<Item = [[u8; BLOCK_BYTES]; TWOS_IN_FIVES]> {
+    tile.chunks(FIVES_IN_TWOS * FIVES_BYTES).map(|fives| {
+        let mut four = [[FIVE_ZEROS; FIVES_BYTES]; FIVES_IN_TWOS];
+        four.as_flattened_mut()[..fives.len()].copy_from_slice(fives);
+        let [a, b, c, d] = &four;
+        let mut twos = [[0; BLOCK_BYTES]; TWOS_IN_FIVES];
+        for place in 0..FIVES_BYTES {
+            // Twenty digits of two bits, in the order of their columns.
+            let digits = |block: &[u8; FIVES_BYTES]| u64::from(DIGITS_OF_FIVES[usize::from(block[place])]);
+            let twenty = digits(a) | digits(b) << 10 | digits(c) << 20 | digits(d) << 30;
+            for (twos, byte) in twos.iter_mut().zip(twenty.to_le_bytes()) {
+                twos[place] = byte;
             }
         }
-    }
-    // 27 + 5 = 32: the sums of valid triples leave bit 5 alone.
-    beyond & 32 == 0
-}
-
-/// The registers of a half of a block of triples.
-#[inline(always)]
-fn registers(half: &[u8; HALF]) -> [&[u8; REGISTER]; 5] {
-    let all = half.as_chunks::<REGISTER>().0;
-    [&all[0], &all[1], &all[2], &all[3], &all[4]]
-}
-
-/// A block of [`Packing::Triples`] as six of [`Packing::Twos`].
-#[inline(always)]
-pub(crate) fn twos_of_triples(block: &[u8; TRIPLES_BYTES]) -> [[u8; BLOCK_BYTES]; TWOS_IN_TRIPLES] {
-    let mut twos = [[0; BLOCK_BYTES]; TWOS_IN_TRIPLES];
-    for (h, half) in block.as_chunks::<HALF>().0.iter().enumerate() {
-        let [b0, b1, b2, b3, b4] = registers(half);
-        for i in 0..REGISTER {
-            // Four columns, by fours: digit n of this byte place goes to bits 2 (n % 4) of block n / 4.
-            let triples = take_triples([b0[i], b1[i], b2[i], b3[i], b4[i]]);
-            let mut digits = [0; 24];
-            for (k, triple) in triples.into_iter().enumerate() {
-                let d2 = u8::from(triple >= 9) + u8::from(triple >= 18);
-                let rest = triple - 9 * d2;
-                let d1 = u8::from(rest >= 3) + u8::from(rest >= 6);
-                digits[3 * k] = rest - 3 * d1;
-                digits[3 * k + 1] = d1;
-                digits[3 * k + 2] = d2;
-            }
-            for (block, four) in twos.iter_mut().zip(digits.as_chunks::<4>().0) {
-                block[REGISTER * h + i] = four[0] | four[1] << 2 | four[2] << 4 | four[3] << 6;
-            }
-        }
-    }
-    twos
+        twos
+    })
 }
 
 #[cfg(test)]
@@ -289,13 +225,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn five_bytes_hold_any_eight_triples() {
-        for n in 0..32_u8 {
-            for k in 0..8 {
-                let triples = core::array::from_fn(|i| if i == k { n } else { 31 - n });
-                assert_eq!(take_triples(put_triples(triples)), triples);
-            }
+    fn a_byte_holds_any_five_digits() {
+        // The example of docs/formats.md.
+        assert_eq!(five([2, 0, 1, 1, 2]), 175);
+        let mut seen = [false; 256];
+        for n in 0..243_u8 {
+            let digits = [n % 3, n / 3 % 3, n / 9 % 3, n / 27 % 3, n / 81];
+            let byte = usize::from(five(digits));
+            seen[byte] = true;
+            let found: [u8; 5] = core::array::from_fn(|d| (DIGITS_OF_FIVES[byte] >> (2 * d) & 3) as u8);
+            assert_eq!(found, digits);
         }
+        let others: Vec<usize> = (0..256).filter(|byte| !seen[*byte]).collect();
+        assert_eq!(others, [63, 127, 191, 246, 247, 248, 249, 250, 251, 252, 253, 254, 255]);
     }
 
     /// A matrix of trits that differ from place to place, packed.
@@ -310,15 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn triples_are_the_same_trits_as_twos() {
-        for (rows, cols) in [(1, 1), (33, 96), (32, 97), (40, 300), (5, 192)] {
-            let (twos, triples) = (packed(Packing::Twos, rows, cols), packed(Packing::Triples, rows, cols));
+    fn fives_are_the_same_trits_as_twos() {
+        for (rows, cols) in [(1, 1), (33, 80), (32, 81), (40, 300), (5, 176)] {
+            let (twos, fives) = (packed(Packing::Twos, rows, cols), packed(Packing::Fives, rows, cols));
             let of_twos = twos.chunks(Packing::Twos.tile_bytes(cols));
-            let of_triples = triples.chunks(Packing::Triples.tile_bytes(cols));
-            for (twos, triples) in of_twos.zip(of_triples) {
-                let blocks = triples.as_chunks().0.iter().flat_map(twos_of_triples);
-                let converted: Vec<u8> = blocks.take(cols.div_ceil(BLOCK_COLS)).flatten().collect();
-                assert_eq!(converted, twos, "{rows} x {cols}");
+            for (twos, fives) in of_twos.zip(fives.chunks(Packing::Fives.tile_bytes(cols))) {
+                let blocks = twos_of_fives(fives).flatten().take(cols.div_ceil(BLOCK_COLS));
+                assert_eq!(blocks.flatten().collect::<Vec<u8>>(), twos, "{rows} x {cols}");
             }
         }
     }
@@ -326,7 +266,7 @@ mod tests {
     #[test]
     fn numbers_that_are_no_trits_are_found_at_their_place() {
         let (rows, cols) = (70, 200);
-        for packing in [Packing::Twos, Packing::Triples] {
+        for packing in [Packing::Twos, Packing::Fives] {
             let whole = packed(packing, rows, cols);
             assert_eq!(packing.first_invalid(&whole, cols), None);
             for (row, col) in [(0, 0), (17, 3), (31, 95), (33, 96), (69, 199), (40, 130), (8, 64), (63, 190)] {
@@ -339,13 +279,9 @@ mod tests {
                         block[4 * row_in_tile + within % 4] |= 3 << (2 * (within / 4));
                         col
                     }
-                    Packing::Triples => {
-                        let mut triples = get_triples(block, row_in_tile, within % 4);
-                        triples[within / 12] = 27 + (col % 5) as u8;
-                        for (register, byte) in put_triples(triples).into_iter().enumerate() {
-                            block[byte_of_triples(row_in_tile, within % 4, register)] = byte;
-                        }
-                        col / TRIPLES_COLS * TRIPLES_COLS + within / 12 * 12 + within % 4
+                    Packing::Fives => {
+                        block[4 * row_in_tile + within % 4] = [63, 127, 191, 246, 255][col % 5];
+                        col - within + within % 4
                     }
                 };
                 assert_eq!(packing.first_invalid(&spoiled, cols), Some([row, first_col]), "{packing:?}");

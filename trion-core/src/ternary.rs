@@ -1,9 +1,9 @@
 //! Ternary matrices: packed trits, multiplied with quantised activations tile by tile.
 
 use crate::Error;
-use crate::kernel::{Kernel, Op, Simd};
+use crate::kernel::{Kernel, Op, Simd, add_sums};
 use crate::numeric::f16_to_f32;
-use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_COLS, twos_of_triples};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, WHOLE_COLS, twos_of_fives};
 use crate::quant::ActivationScale;
 
 /// What turns integer sums into floats.
@@ -42,7 +42,7 @@ impl<'w> TernaryMatrix<'w> {
     ///
     /// # Errors
     /// When lengths do not fit the shape, a number stands for no trit, a scale is not finite (or zero where it divides), or
-    /// groups are not whole blocks.
+    /// groups are not whole blocks, and whole 16 columns.
     pub fn new(
         rows: usize,
         cols: usize,
@@ -58,7 +58,7 @@ impl<'w> TernaryMatrix<'w> {
         match rescale {
             Rescale::Multiply(scale) if !scale.is_finite() => return Err(bad_scale),
             Rescale::Divide(scale) if !scale.is_finite() || scale == 0.0 => return Err(bad_scale),
-            Rescale::Groups { size, .. } if size == 0 || !size.is_multiple_of(packing.block_cols()) => {
+            Rescale::Groups { size, .. } if size == 0 || !size.is_multiple_of(packing.whole_cols()) => {
                 return Err(Error::GroupSize { found: size });
             }
             Rescale::Groups { size, scales } => {
@@ -140,18 +140,18 @@ impl<'w> TernaryMatrix<'w> {
 
     /// The blocks of [`Packing::Twos`] of these trits, however they are packed: `[tiles, blocks, 128]`.
     pub fn blocks_of_twos(&self) -> impl Iterator<Item = [u8; BLOCK_BYTES]> + use<'w> {
-        let (twos, triples) = match self.packing {
+        let (twos, fives) = match self.packing {
             Packing::Twos => (self.packed, &[][..]),
-            Packing::Triples => (&[][..], self.packed),
+            Packing::Fives => (&[][..], self.packed),
         };
         let blocks = self.cols.div_ceil(BLOCK_COLS);
-        let tiles = triples.chunks_exact(self.packing.tile_bytes(self.cols).max(1));
-        let converted = tiles.flat_map(move |tile| tile.as_chunks().0.iter().flat_map(twos_of_triples).take(blocks));
+        let tiles = fives.chunks_exact(self.packing.tile_bytes(self.cols).max(1));
+        let converted = tiles.flat_map(move |tile| twos_of_fives(tile).flatten().take(blocks));
         twos.as_chunks().0.iter().copied().chain(converted)
     }
 
-    /// The trits of a row, 16 columns at a time; none for a row beyond the matrix.
-    fn row_blocks(&self, row: usize) -> impl Iterator<Item = [i8; BLOCK_COLS]> + use<'w> {
+    /// The trits of a row, four columns at a time; none for a row beyond the matrix.
+    fn row_pieces(&self, row: usize) -> impl Iterator<Item = [i8; 4]> + use<'w> {
         let tile_bytes = self.packing.tile_bytes(self.cols);
         let tile = self.packed.chunks_exact(tile_bytes.max(1)).nth(row / TILE_ROWS).unwrap_or(&[]);
         self.packing.row_pieces(tile, row % TILE_ROWS)
@@ -159,18 +159,18 @@ impl<'w> TernaryMatrix<'w> {
 
     /// The trits of a row, into `out` of `cols` elements. A row beyond the matrix leaves `out` as it is.
     pub fn decode_row(&self, row: usize, out: &mut [i8]) {
-        for (trits, out) in self.row_blocks(row).zip(out.chunks_mut(BLOCK_COLS)) {
+        for (trits, out) in self.row_pieces(row).zip(out.chunks_mut(4)) {
             out.copy_from_slice(&trits[..out.len()]);
         }
     }
 
     /// The weights of a row as floats, into `out` of `cols` elements; what an embedding reads.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        for (b, (trits, out)) in self.row_blocks(row).zip(out.chunks_mut(BLOCK_COLS)).enumerate() {
+        for (n, (trits, out)) in self.row_pieces(row).zip(out.chunks_mut(4)).enumerate() {
             let scale = match self.rescale {
                 Rescale::Multiply(scale) => scale,
                 Rescale::Divide(scale) => 1.0 / scale,
-                Rescale::Groups { size, .. } => self.group_scale(row, b * BLOCK_COLS / size).map_or(0.0, f16_to_f32),
+                Rescale::Groups { size, .. } => self.group_scale(row, n * 4 / size).map_or(0.0, f16_to_f32),
             };
             for (out, trit) in out.iter_mut().zip(trits) {
                 *out = f32::from(trit) * scale;
@@ -304,24 +304,27 @@ impl Sums<'_> {
         for (group, weights) in weights.chunks(packing.tile_bytes(span).max(1)).enumerate() {
             let columns = group * span..cols.min((group + 1) * span);
             let q: [&[i8]; T] = core::array::from_fn(|t| &self.q[(first + t) * cols..][columns.clone()]);
-            // A session has its rows filled up with zeros; here the last block is.
-            let whole = columns.len() - columns.len() % packing.block_cols();
-            let mut last = [[0; TRIPLES_COLS]; T];
-            for (last, q) in last.iter_mut().zip(q) {
-                last[..q.len() - whole].copy_from_slice(&q[whole..]);
-            }
-            let (weights, last_weights) = weights.split_at(weights.len().min(packing.tile_bytes(whole)));
-            let (mut sums, mut last_sums) = ([[0; TILE_ROWS]; T], [[0; TILE_ROWS]; T]);
-            simd.ternary_tile(packing, weights, q, &mut sums);
-            if !last_weights.is_empty() {
+            let mut sums = [[0; TILE_ROWS]; T];
+            if columns.len().is_multiple_of(BLOCK_COLS) {
+                simd.ternary_tile(packing, weights, q, &mut sums);
+            } else {
+                // A session has its rows filled up with zeros; here the last columns are.
+                let whole = columns.len() - columns.len() % WHOLE_COLS;
+                let (weights, last_weights) = weights.split_at(packing.tile_bytes(whole));
+                let (mut last, mut last_sums) = ([[0; WHOLE_COLS]; T], [[0; TILE_ROWS]; T]);
+                for (last, q) in last.iter_mut().zip(q) {
+                    last[..q.len() - whole].copy_from_slice(&q[whole..]);
+                }
+                simd.ternary_tile(packing, weights, q.map(|q| &q[..whole]), &mut sums);
                 simd.ternary_tile(packing, last_weights, last.each_ref().map(|last| &last[..]), &mut last_sums);
+                add_sums(&mut sums, &last_sums);
             }
             for t in 0..T {
                 let excess = if groups == 1 { excesses[t] } else { excess_of(q[t]) };
                 let row = ((first + t) * groups + group) * rows + tile * TILE_ROWS;
                 let out = &mut self.out[row..][..TILE_ROWS.min(rows - tile * TILE_ROWS)];
-                for ((out, sum), last) in out.iter_mut().zip(sums[t]).zip(last_sums[t]) {
-                    *out = sum.wrapping_add(last).wrapping_sub(excess);
+                for (out, sum) in out.iter_mut().zip(sums[t]) {
+                    *out = sum.wrapping_sub(excess);
                 }
             }
         }

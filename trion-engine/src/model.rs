@@ -96,11 +96,11 @@ impl Model {
     /// As [`Model::open`].
     pub fn open_with_progress(path: impl AsRef<Path>, progress: &mut dyn FnMut(u64, u64)) -> Result<Self> {
         let path = path.as_ref();
-        if path.is_file() && !has_gguf_magic(path)? {
-            let map = map_file(path)?;
-            if PackedFile::open(path, &map)?.is_some() {
-                return Self::from_storage(path, Storage::Mapped(map));
-            }
+        if path.is_file()
+            && !has_gguf_magic(path)?
+            && let Some(model) = Self::if_packed(path, Storage::Mapped(map_file(path)?))?
+        {
+            return Ok(model);
         }
         let image = read_checkpoint(path, &PackOptions::default(), progress)?;
         Self::from_storage(path, Storage::Mapped(image))
@@ -144,21 +144,21 @@ impl Model {
     }
 
     fn from_storage(path: &Path, storage: Storage) -> Result<Self> {
-        let (settings, weights) = {
-            let mut settings = None;
-            let weights = WeightsCell::try_new(storage, |storage| {
-                let Some(packed) = PackedFile::open(path, storage.bytes())? else {
-                    return Err(Error::malformed(path, "__metadata__.format", "is not \"trion\""));
-                };
-                let read = packed.settings()?;
-                let weights = packed.weights(&read.config);
-                settings = Some(read);
-                weights
-            })?;
-            let Some(settings) = settings else {
-                return Err(Error::malformed(path, "__metadata__", "was not read"));
-            };
-            (settings, weights)
+        Self::if_packed(path, storage)?.ok_or_else(|| Error::malformed(path, "__metadata__.format", "is not \"trion\""))
+    }
+
+    /// The model in the bytes of a safetensors file; `None` if it is not one of Trion's.
+    fn if_packed(path: &Path, storage: Storage) -> Result<Option<Self>> {
+        let mut settings = None;
+        let weights = WeightsCell::try_new(storage, |storage| {
+            let packed = PackedFile::open(path, storage.bytes())?.ok_or(None)?;
+            let weights = packed.weights(&settings.insert(packed.settings()?).config)?;
+            Ok::<_, Option<Error>>(weights)
+        });
+        let (weights, settings) = match (weights, settings) {
+            (Ok(weights), Some(settings)) => (weights, settings),
+            (Err(Some(error)), _) => return Err(error),
+            _ => return Ok(None),
         };
         let cell = ModelCell::try_new(weights, |weights| {
             let weights = weights.borrow_dependent();
@@ -182,11 +182,11 @@ impl Model {
             constraint_vocabulary: std::sync::OnceLock::new(),
             settings,
         };
-        Ok(Model {
+        Ok(Some(Model {
             inner: Arc::new(inner),
             #[cfg(feature = "cuda")]
             cuda: None,
-        })
+        }))
     }
 
     /// The same model on a device: its sessions compute there. Sessions of a model that is on no device compute on the

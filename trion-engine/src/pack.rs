@@ -17,7 +17,7 @@ use trion_core::{Config, Int6Matrix, LayerNorm, Packing, Projection, TernaryMatr
 
 use crate::error::{Error, Result};
 use crate::map::zeros;
-use crate::packed::{FORMAT, PackedConfig, VERSION};
+use crate::packed::{FORMAT, PackedConfig, VERSION, trits_ending, trits_shape};
 use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritRows, TritScale, VectorId, float_at};
 
 /// Where tensor data begins: a multiple of this, so that mapped tensors are aligned for any register.
@@ -227,9 +227,9 @@ fn add_matrix<'a>(
                 _ => options.packing,
             };
             entries.push(Entry {
-                name: format!("{name}.trits"),
+                name: format!("{name}.{}", trits_ending(packing)),
                 dtype: "U8",
-                shape: vec![rows.div_ceil(TILE_ROWS), cols.div_ceil(packing.block_cols()), packing.block_bytes()],
+                shape: trits_shape(packing, shape).to_vec(),
                 bytes: packing.bytes(rows, cols),
                 content: Content::Trits { rows, cols, packing, read },
             });

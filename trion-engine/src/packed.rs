@@ -6,6 +6,7 @@ use bytemuck::Pod;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use trion_core::packing::TILE_ROWS;
 use trion_core::{
     Activation, Config, FloatData, FloatMatrix, Int6Matrix, Layer, LayerNorm, Linear, Matrix, Packing, Projection,
     Rescale, TernaryMatrix,
@@ -18,6 +19,19 @@ use crate::source::Settings;
 pub(crate) const FORMAT: &str = "trion";
 /// `__metadata__.version` of the files that this version reads and writes.
 pub(crate) const VERSION: &str = "1";
+
+/// What the name of a tensor of trits ends with.
+pub(crate) const fn trits_ending(packing: Packing) -> &'static str {
+    match packing {
+        Packing::Twos => "trits",
+        Packing::Fives => "fives",
+    }
+}
+
+/// The shape of a tensor of trits of a matrix `[rows, cols]`: tiles, blocks, bytes of a block.
+pub(crate) fn trits_shape(packing: Packing, [rows, cols]: [usize; 2]) -> [usize; 3] {
+    [rows.div_ceil(TILE_ROWS), cols.div_ceil(packing.block_cols()), packing.block_bytes()]
+}
 
 /// `__metadata__.config`: the configuration under the names of its fields, and the tokens that frame a text.
 #[derive(Serialize, Deserialize)]
@@ -168,8 +182,9 @@ impl<'f, 'a> PackedFile<'f, 'a> {
     }
 
     fn required_matrix(&self, name: &str, shape: [usize; 2]) -> Result<Matrix<'a>> {
-        self.matrix(name, shape)?
-            .ok_or_else(|| self.malformed(name, "is missing, expected a tensor .trits, .int6 or .weight of this name"))
+        self.matrix(name, shape)?.ok_or_else(|| {
+            self.malformed(name, "is missing, expected a tensor .trits, .fives, .int6 or .weight of this name")
+        })
     }
 
     fn required_vector(&self, name: &str, length: usize) -> Result<&'a [f32]> {
@@ -179,19 +194,14 @@ impl<'f, 'a> PackedFile<'f, 'a> {
     /// A matrix by its name without the ending, or `None`.
     fn matrix(&self, name: &str, shape: [usize; 2]) -> Result<Option<Matrix<'a>>> {
         let [rows, cols] = shape;
-        let trits_name = format!("{name}.trits");
-        if let Some(trits) = self.tensor(&trits_name)? {
-            if trits.dtype != Dtype::U8 {
-                return Err(self.malformed(trits_name, format!("has dtype {:?}, expected U8", trits.dtype)));
-            }
-            let packings = [Packing::Twos, Packing::Triples];
-            let packing = packings.into_iter().find(|packing| trits.shape.get(2) == Some(&packing.block_bytes()));
-            let Some(packing) = packing else {
-                let expected = packings.map(Packing::block_bytes);
-                let message =
-                    format!("has shape {:?}, expected [tiles, blocks, N] with N one of {expected:?}", trits.shape);
+        for packing in [Packing::Twos, Packing::Fives] {
+            let trits_name = format!("{name}.{}", trits_ending(packing));
+            let Some(trits) = self.tensor(&trits_name)? else { continue };
+            let expected = trits_shape(packing, shape);
+            if trits.dtype != Dtype::U8 || trits.shape != expected {
+                let message = format!("is {:?} {:?}, expected U8 {expected:?}", trits.dtype, trits.shape);
                 return Err(self.malformed(trits_name, message));
-            };
+            }
             let matrix = TernaryMatrix::new(rows, cols, packing, trits.bytes, self.rescale(name)?)
                 .map_err(|e| self.malformed(trits_name, e.to_string()))?;
             return Ok(Some(matrix.into()));
@@ -229,7 +239,7 @@ impl<'f, 'a> PackedFile<'f, 'a> {
         Ok(Some(matrix.into()))
     }
 
-    /// The scale that goes with `NAME.trits`.
+    /// The scale that goes with `NAME.trits` or `NAME.fives`.
     fn rescale(&self, name: &str) -> Result<Rescale<'a>> {
         if let Some(scale) = self.vector(&format!("{name}.scale"), 1)? {
             return Ok(Rescale::Multiply(scale[0]));

@@ -9,6 +9,9 @@ use trion_tests::golden;
 use crate::support::{Edit, edit_tensors, error_of, packed, place, refused, rename, says, tensors, write_tensors};
 
 const TRITS: &str = "model.layers.0.mlp.up_proj.trits";
+const FIVES: &str = "model.layers.0.mlp.up_proj.fives";
+const DOWN_FIVES: &str = "model.layers.0.mlp.down_proj.fives";
+const DOWN_TRITS: &str = "model.layers.0.mlp.down_proj.trits";
 const SCALE: &str = "model.layers.0.mlp.up_proj.scale";
 const NORM: &str = "model.layers.1.input_layernorm.weight";
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -17,7 +20,7 @@ const ROW_SCALES: &str = "model.embed_tokens.row_scales";
 const GROUPS: &str = "model.layers.0.mlp.up_proj.group_scales.128";
 
 const PLAIN: PackOptions = PackOptions { embedding: FloatFormat::Keep, packing: Packing::Twos };
-const INT6: PackOptions = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
+const INT6: PackOptions = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Fives };
 const INT8: PackOptions = PackOptions { embedding: FloatFormat::Int8, packing: Packing::Twos };
 
 /// Changes a field of the configuration, which is JSON in a string.
@@ -74,7 +77,7 @@ fn metadata() {
         (
             "another width",
             |h, _| config(h, "hidden_size", json!(96)),
-            &["layers.0.self_attn.q_proj.trits", "1024", "expected 1536"],
+            &["layers.0.self_attn.q_proj.trits", "[2, 4, 128]", "expected U8 [2, 6, 128]"],
         ),
         ("a large vocabulary", |h, _| config(h, "vocab_size", json!(1 << 24)), &[EMBEDDING, "expected [16777216, 64]"]),
         (
@@ -123,13 +126,8 @@ fn weights() {
     ];
     spoil("int8", "bitnet_offline", INT8, rows);
     let rows: Vec<(&str, Edit, &[&str])> = vec![
-        // The first byte of the first register: triple 0 of row 0, columns 0, 4 and 8.
-        ("triple of 27", |h, d| d[place(h, TRITS)][0] |= 0b11011, &[TRITS, "row 0, column 0", "triple of 27"]),
-        (
-            "shape of no packing",
-            |h, _| h[TRITS]["shape"] = json!([place(h, TRITS).len()]),
-            &[TRITS, "expected [tiles, blocks, N]"],
-        ),
+        ("no five", |h, d| d[place(h, FIVES)][7] = 0xff, &[FIVES, "row 1, column 3", "no five"]),
+        ("fives as twos", |h, _| rename(h, DOWN_FIVES, DOWN_TRITS), &[DOWN_TRITS, "[2, 9, 128]", "U8 [2, 11, 128]"]),
         ("no row scales", |h, _| rename(h, ROW_SCALES, "spare"), &[ROW_SCALES, "missing"]),
         ("NaN row scale", |h, d| d[place(h, ROW_SCALES)][..4].fill(0xff), &[CODES, "row scales", "NaN"]),
         ("codes of another type", |h, _| h[CODES]["dtype"] = json!("I8"), &[CODES, "I8", "expected U8"]),

@@ -13,9 +13,9 @@ use core::arch::asm;
 use core::arch::x86_64::*;
 use core::mem::MaybeUninit;
 
-use super::avx512::{digit_tables, register, upper_triples};
+use super::avx512::{DIGITS, Tables};
 use super::prefetch::prefetch;
-use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, FIVES_BYTES, Packing, TILE_ROWS};
 
 /// Tokens that go together.
 pub(super) const TOKENS: usize = 2 * ROWS;
@@ -24,7 +24,7 @@ const ROWS: usize = 16;
 /// Bytes of a row of a tile register, and columns of a step.
 const STEP: usize = 64;
 /// Columns that are unpacked at once: whole steps, and whole blocks of either packing.
-const CHUNK: usize = 384;
+const CHUNK: usize = 320;
 
 /// Unpacked trits of a chunk: for each half of the rows, a register for each four columns.
 type Chunk = Aligned<[[[u8; STEP]; CHUNK / 4]; 2]>;
@@ -117,7 +117,7 @@ pub(super) unsafe fn tile<const T: usize>(
         unsafe {
             match packing {
                 Packing::Twos => unpack_twos(weights, trits),
-                Packing::Triples => unpack_triples(weights, trits),
+                Packing::Fives => unpack_fives(weights, trits),
             }
         }
         let (stride, direct) = stride.map_or((0, 0), |stride| (stride, columns.len() / STEP));
@@ -261,33 +261,27 @@ unsafe fn unpack_twos(weights: &[u8], to: *mut Chunk) {
     }
 }
 
-/// Writes the digits of blocks of [`Packing::Triples`], and zeros up to a whole number of steps.
+/// Writes the digits of blocks of [`Packing::Fives`], and zeros up to a whole number of steps.
 ///
 /// # Safety
 /// The CPU has AVX-512 F, BW and VBMI; `weights` is whole blocks of at most a chunk.
 #[inline(always)]
-unsafe fn unpack_triples(weights: &[u8], to: *mut Chunk) {
-    let blocks = weights.len() / TRIPLES_BYTES;
-    // SAFETY: block b < blocks lies within `weights`, and its 24 registers of each half within the chunk, as those of a
+unsafe fn unpack_fives(weights: &[u8], to: *mut Chunk) {
+    let blocks = weights.len() / FIVES_BYTES;
+    // SAFETY: block b < blocks lies within `weights`, and its five registers of each half within the chunk, as those of a
     // started step do; the caller promises the instruction sets.
     unsafe {
-        let tables = digit_tables();
+        let tables = Tables::load();
         for b in 0..blocks {
-            let block = weights.as_ptr().add(b * TRIPLES_BYTES);
             for half in 0..2 {
-                let upper = upper_triples(block, half);
-                for k in 0..8 {
-                    let triple = if k < 5 { register(block, half, k) } else { upper[k - 5] };
-                    if k < 5 {
-                        prefetch(block.add(half * TRIPLES_BYTES / 2 + 64 * k));
-                    }
-                    for (d, table) in tables.into_iter().enumerate() {
-                        store(to, half, b * TRIPLES_COLS / 4 + 3 * k + d, _mm512_permutexvar_epi8(triple, table));
-                    }
+                let from = weights.as_ptr().add(b * FIVES_BYTES + 64 * half);
+                prefetch(from);
+                for (d, digits) in tables.digits(from).into_iter().enumerate() {
+                    store(to, half, DIGITS * b + d, digits);
                 }
             }
         }
-        fill_step(to, blocks * TRIPLES_COLS / 4);
+        fill_step(to, DIGITS * blocks);
     }
 }
 

@@ -7,11 +7,11 @@ use core::arch::x86_64::*;
 use core::hint::black_box;
 
 use super::prefetch::prefetch;
-use super::vector::{Simd, Vector, add_sums, prefetch_lines, triples_by_twos};
+use super::vector::{Simd, Vector, fives_by_twos, prefetch_lines};
 use super::{Op, amx};
 use crate::int6::{BLOCK_CODES, OFFSET, PAIR_BYTES};
 use crate::numeric::LANES;
-use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, TRIPLES_BYTES, TRIPLES_COLS};
+use crate::packing::{BLOCK_BYTES, BLOCK_COLS, FIVES_BYTES, FIVES_COLS, Packing, TILE_ROWS};
 
 /// Proof that the CPU has AVX-512 F, BW and VNNI, and AVX2 with F16C.
 #[derive(Debug, Clone, Copy)]
@@ -303,31 +303,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+    fn fives_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         if self.amx && T == amx::TOKENS {
             // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
-            return unsafe { amx::tile(Packing::Triples, tile, x, sums) };
+            return unsafe { amx::tile(Packing::Fives, tile, x, sums) };
         }
         if !self.vbmi {
-            return triples_by_twos(self, tile, x, sums);
+            return fives_by_twos(self, tile, x, sums);
         }
-        let blocks = tile.len() / TRIPLES_BYTES;
-        let whole = x.iter().fold(blocks, |n, x| n.min(x.len() / TRIPLES_COLS));
-        // SAFETY: `vbmi` says that the CPU has VBMI, `self` proves the others; `whole` blocks lie within `tile` and each x.
-        unsafe { triples(tile.as_ptr(), whole, x.map(<[i8]>::as_ptr), sums) };
-        if let Some(last) = tile.as_chunks::<TRIPLES_BYTES>().0.get(whole) {
-            // What x lacks of a last block counts nothing: zeros do the same.
-            let mut filled = [[0; TRIPLES_COLS]; T];
-            for (filled, x) in filled.iter_mut().zip(x) {
-                let rest = &x[whole * TRIPLES_COLS..];
-                let length = rest.len().min(TRIPLES_COLS);
-                filled[..length].copy_from_slice(&rest[..length]);
-            }
-            let mut part = [[0; TILE_ROWS]; T];
-            // SAFETY: as above, for one block and 96 activations.
-            unsafe { triples(last.as_ptr(), 1, filled.each_ref().map(|x| x.as_ptr()), &mut part) };
-            add_sums(sums, &part);
-        }
+        let words = x.iter().fold(tile.len() / FIVES_BYTES * DIGITS, |n, x| n.min(x.len() / 4));
+        // SAFETY: `vbmi` says that the CPU has VBMI, `self` proves the others; `words` lie within each x, and what they are
+        // multiplied with within `tile`.
+        unsafe { fives(tile.as_ptr(), words, x.map(<[i8]>::as_ptr), sums) };
     }
 
     #[inline(always)]
@@ -384,117 +371,145 @@ impl Simd for Avx512 {
     }
 }
 
-/// [`Simd::triples_tile`] for `blocks` blocks of a tile at `tile`.
+/// [`Simd::fives_tile`] for `words` times four columns of a tile at `tile`.
 ///
 /// # Safety
-/// The CPU has AVX-512 F, BW, VNNI and VBMI; `tile` points to `blocks` blocks of 640 bytes, each of `x` to 96 activations
-/// for each of them.
+/// The CPU has AVX-512 F, BW, VNNI and VBMI; `tile` points to whole blocks that have these columns, each of `x` to as many
+/// activations.
 #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni,avx512vbmi")]
-unsafe fn triples<const T: usize>(tile: *const u8, blocks: usize, x: [*const i8; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+unsafe fn fives<const T: usize>(tile: *const u8, words: usize, x: [*const i8; T], sums: &mut [[i32; TILE_ROWS]; T]) {
     // SAFETY: the caller promises AVX-512 F.
-    let tables = unsafe { digit_tables() };
-    let mut acc = [[[_mm512_setzero_si512(); 2]; T]; 2];
+    let tables = unsafe { Tables::load() };
+    let mut acc = [[[_mm512_setzero_si512(); DIGITS]; T]; 2];
+    let blocks = words / DIGITS;
     for b in 0..blocks {
-        // SAFETY: block b is one of `blocks`, and has two halves of five registers; triple k belongs to 12 columns of the
-        // block's 96.
+        // SAFETY: block b is one of the tile's, and x goes on for its columns.
+        unsafe { add_fives(tables, tile.add(b * FIVES_BYTES), x.map(|x| x.add(b * FIVES_COLS)), DIGITS, &mut acc) };
+    }
+    let left = words - blocks * DIGITS;
+    if left > 0 {
+        // SAFETY: these columns are the last ones of x, in a block that the tile has.
         unsafe {
-            let block = tile.add(b * TRIPLES_BYTES);
-            let columns = x.map(|x| x.add(b * TRIPLES_COLS));
-            for k in 0..5 {
-                prefetch(block.add(64 * k));
-                prefetch(block.add(TRIPLES_BYTES / 2 + 64 * k));
-                add_triples(tables, [register(block, 0, k), register(block, 1, k)], columns, k, &mut acc);
-            }
-            let upper = [upper_triples(block, 0), upper_triples(block, 1)];
-            for k in 0..3 {
-                add_triples(tables, [upper[0][k], upper[1][k]], columns, 5 + k, &mut acc);
-            }
+            let (block, columns) = (tile.add(blocks * FIVES_BYTES), x.map(|x| x.add(blocks * FIVES_COLS)));
+            add_fives(tables, block, columns, left, &mut acc);
         }
     }
     for (t, sums) in sums.iter_mut().enumerate() {
         for (half, sums) in sums.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let [a, b] = acc[half][t];
+            let [a, b, c, d, e] = acc[half][t];
             // SAFETY: the store writes the 16 sums.
-            unsafe { _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(a, b)) };
+            unsafe {
+                let four = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+                _mm512_storeu_si512(sums.as_mut_ptr().cast(), _mm512_add_epi32(four, e));
+            }
         }
     }
 }
 
-/// The tables of the three digits of a triple.
+/// Adds the products of the first `words` times four columns of a block.
 ///
 /// # Safety
-/// The CPU has AVX-512 F.
+/// The CPU has AVX-512 F, BW, VNNI and VBMI; `block` points to a block, each of `columns` to these activations.
 #[inline(always)]
-pub(super) unsafe fn digit_tables() -> [__m512i; 3] {
-    let [low, middle, high] = &DIGITS;
-    // SAFETY: each table has 64 bytes; the caller promises AVX-512 F.
-    unsafe {
-        [
-            _mm512_loadu_si512(low.as_ptr().cast()),
-            _mm512_loadu_si512(middle.as_ptr().cast()),
-            _mm512_loadu_si512(high.as_ptr().cast()),
-        ]
-    }
-}
-
-/// Triples 5 to 7 of the bytes of half a block, which are put together from upper bits (see `packing`): low bits of one
-/// operand, the rest of the other.
-///
-/// # Safety
-/// As [`register`].
-#[inline(always)]
-pub(super) unsafe fn upper_triples(block: *const u8, half: usize) -> [__m512i; 3] {
-    // SAFETY: the caller promises AVX-512 F and such a block.
-    unsafe {
-        let (three, four) = (_mm512_set1_epi8(0b111), _mm512_set1_epi8(0b1111));
-        let (b0, b1) = (register(block, half, 0), register(block, half, 1));
-        let (b2, b3) = (register(block, half, 2), register(block, half, 3));
-        let low = select(three, _mm512_srli_epi16::<5>(register(block, half, 4)), _mm512_srli_epi16::<4>(b1));
-        [
-            select(three, _mm512_srli_epi16::<5>(b0), _mm512_srli_epi16::<2>(b1)),
-            select(three, _mm512_srli_epi16::<5>(b2), _mm512_srli_epi16::<2>(b3)),
-            select(four, low, _mm512_srli_epi16::<3>(b3)),
-        ]
-    }
-}
-
-/// Register `n` of half a block of triples.
-///
-/// # Safety
-/// The CPU has AVX-512 F; `block` points to a block, `half` is 0 or 1, and `n` at most 4.
-#[inline(always)]
-pub(super) unsafe fn register(block: *const u8, half: usize, n: usize) -> __m512i {
-    // SAFETY: the caller promises 640 bytes, of which these are 64.
-    unsafe { _mm512_loadu_si512(block.add(half * TRIPLES_BYTES / 2 + 64 * n).cast()) }
-}
-
-/// Adds the products of triple `k`, whose numbers are in the low five bits of the bytes of `v`, of both halves of a block.
-///
-/// # Safety
-/// As [`triples`]; each of `columns` points to the 96 activations of the block.
-#[inline(always)]
-unsafe fn add_triples<const T: usize>(
-    tables: [__m512i; 3],
-    v: [__m512i; 2],
+unsafe fn add_fives<const T: usize>(
+    tables: Tables,
+    block: *const u8,
     columns: [*const i8; T],
-    k: usize,
-    acc: &mut [[[__m512i; 2]; T]; 2],
+    words: usize,
+    acc: &mut [[[__m512i; DIGITS]; T]; 2],
 ) {
-    for (d, table) in tables.into_iter().enumerate() {
-        // SAFETY: the caller promises VBMI, and activations of which these are four.
-        unsafe {
-            let digits = [_mm512_permutexvar_epi8(v[0], table), _mm512_permutexvar_epi8(v[1], table)];
+    // SAFETY: the caller promises the instruction sets, two registers of a block, and four activations for each of `words`.
+    unsafe {
+        prefetch(block);
+        prefetch(block.add(64));
+        let digits = [tables.digits(block), tables.digits(block.add(64))];
+        for d in 0..words {
+            // More sums where tokens are few, so that products do not wait for each other.
+            let set = match T {
+                1 => d,
+                2 => d % 2,
+                _ => 0,
+            };
             for t in 0..T {
-                let word = _mm512_set1_epi32(columns[t].add(12 * k + 4 * d).cast::<i32>().read_unaligned());
-                // Two sums where tokens are few, so that products do not wait for each other.
-                let set = if T <= 2 { d % 2 } else { 0 };
+                let word = _mm512_set1_epi32(columns[t].add(4 * d).cast::<i32>().read_unaligned());
                 for half in 0..2 {
-                    acc[half][t][set] = _mm512_dpbusd_epi32(acc[half][t][set], digits[half], word);
+                    acc[half][t][set] = _mm512_dpbusd_epi32(acc[half][t][set], digits[half][d], word);
                 }
             }
         }
     }
 }
+
+/// Digits of a byte of [`Packing::Fives`].
+pub(super) const DIGITS: usize = FIVES_COLS / 4;
+
+/// What bytes of [`Packing::Fives`] are looked up in, by the low six bits.
+#[derive(Clone, Copy)]
+pub(super) struct Tables {
+    /// Digits 0 and 1, by the byte.
+    low: [__m512i; 2],
+    /// All but the last two bits of the number of the other digits, by the byte.
+    number: __m512i,
+    /// Digits 2 to 4, by that number.
+    high: [__m512i; 3],
+}
+
+impl Tables {
+    /// The tables, in registers.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F.
+    #[inline(always)]
+    pub(super) unsafe fn load() -> Self {
+        // SAFETY: each table has 64 bytes; the caller promises AVX-512 F.
+        unsafe {
+            let [d0, d1, number, d2, d3, d4] = &TABLES;
+            Tables {
+                low: [_mm512_loadu_si512(d0.as_ptr().cast()), _mm512_loadu_si512(d1.as_ptr().cast())],
+                number: _mm512_loadu_si512(number.as_ptr().cast()),
+                high: [
+                    _mm512_loadu_si512(d2.as_ptr().cast()),
+                    _mm512_loadu_si512(d3.as_ptr().cast()),
+                    _mm512_loadu_si512(d4.as_ptr().cast()),
+                ],
+            }
+        }
+    }
+
+    /// The digits of 64 bytes.
+    ///
+    /// # Safety
+    /// The CPU has AVX-512 F, BW and VBMI; `bytes` points to 64.
+    #[inline(always)]
+    pub(super) unsafe fn digits(&self, bytes: *const u8) -> [__m512i; DIGITS] {
+        // SAFETY: the caller promises the instruction sets and 64 bytes.
+        unsafe {
+            let v = _mm512_loadu_si512(bytes.cast());
+            let rest = _mm512_srli_epi16::<6>(v);
+            let number = select(_mm512_set1_epi8(0b11), rest, _mm512_permutexvar_epi8(v, self.number));
+            [
+                _mm512_permutexvar_epi8(v, self.low[0]),
+                _mm512_permutexvar_epi8(v, self.low[1]),
+                _mm512_permutexvar_epi8(number, self.high[0]),
+                _mm512_permutexvar_epi8(number, self.high[1]),
+                _mm512_permutexvar_epi8(number, self.high[2]),
+            ]
+        }
+    }
+}
+
+/// [`Tables`] in memory: of digits 0 and 1, of the number, of digits 2 to 4.
+static TABLES: [[u8; 64]; 6] = {
+    let mut tables = [[0; 64]; 6];
+    let mut n = 0;
+    while n < 64 {
+        let byte = n as u8;
+        (tables[0][n], tables[1][n], tables[2][n]) = (byte % 9 % 3, byte % 9 / 3, byte / 9 * 4);
+        (tables[3][n], tables[4][n], tables[5][n]) = (byte % 3, byte / 3 % 3, byte / 9);
+        n += 1;
+    }
+    tables
+};
 
 /// The bits of `a` where `mask` has ones, of `b` where it has zeros.
 ///
@@ -505,19 +520,6 @@ unsafe fn select(mask: __m512i, a: __m512i, b: __m512i) -> __m512i {
     // SAFETY: the caller promises AVX-512 F.
     unsafe { _mm512_ternarylogic_epi32::<0xca>(mask, a, b) }
 }
-
-/// The three digits of a triple, by the low six bits of a byte, which is what a lookup takes: each of 0 to 31 twice, as the
-/// sixth bit belongs to another triple.
-static DIGITS: [[u8; 64]; 3] = {
-    let mut digits = [[0; 64]; 3];
-    let mut n = 0;
-    while n < 64 {
-        let triple = n as u8 % 32;
-        (digits[0][n], digits[1][n], digits[2][n]) = (triple % 3, triple / 3 % 3, triple / 9);
-        n += 1;
-    }
-    digits
-};
 
 /// Lanes 8 to 15.
 ///

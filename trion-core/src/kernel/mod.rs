@@ -27,7 +27,7 @@ mod vector;
 
 use crate::packing::Packing;
 use scalar::Scalar;
-pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
+pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};
 
 /// The instruction sets that have a kernel, from the slowest to the fastest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Kernel {
     pub const fn packing(self) -> Packing {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
-            Proof::Avx512(proof) if proof.has_vbmi() => Packing::Triples,
+            Proof::Avx512(proof) if proof.has_vbmi() => Packing::Fives,
             _ => Packing::Twos,
         }
     }
@@ -140,6 +140,12 @@ impl Kernel {
     /// be faster than. Gives the operations that were done, each multiplication and each addition, or 0 for plain Rust.
     pub fn multiply_registers(self, rounds: usize) -> u64 {
         self.run(MultiplyRegisters(rounds))
+    }
+
+    /// Reads memory in order, asking for it ahead as products do, and does nothing else with it than to sum its 64-bit
+    /// words: what no product can read faster than.
+    pub fn read_memory(self, bytes: &[u8]) -> u64 {
+        self.run(ReadMemory(bytes))
     }
 
     /// Runs an operation, compiled for this instruction set.
@@ -166,6 +172,25 @@ impl Op for MultiplyRegisters {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> u64 {
         simd.multiply_registers(self.0)
+    }
+}
+
+/// [`Kernel::read_memory`].
+struct ReadMemory<'a>(&'a [u8]);
+
+impl Op for ReadMemory<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> u64 {
+        let mut sums = [0_u64; 8];
+        for line in self.0.as_chunks::<64>().0 {
+            simd.prefetch(line);
+            for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+                *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+            }
+        }
+        sums.into_iter().fold(0, u64::wrapping_add)
     }
 }
 

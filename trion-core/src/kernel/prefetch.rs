@@ -3,7 +3,7 @@
 use core::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 /// How far ahead the second-level cache gets a line: it waits for more lines at a time than the first level can.
-const FAR: usize = 3072;
+const FAR: usize = 8192;
 /// How far ahead the first level gets it from there.
 const NEAR: usize = 512;
 

@@ -83,7 +83,7 @@ fn pack(packing: Packing, trits: &[Vec<i8>]) -> Vec<u8> {
 /// Checks one shape with all kernels and both packings, for every way of putting 1 to 11 tokens together, and for 45.
 fn check_ternary(rows: usize, cols: usize, trit: &mut dyn FnMut() -> i8, q: &mut dyn FnMut() -> i8) {
     let trits: Vec<Vec<i8>> = (0..rows).map(|_| (0..cols).map(|_| trit()).collect()).collect();
-    for packing in [Packing::Twos, Packing::Triples] {
+    for packing in [Packing::Twos, Packing::Fives] {
         let packed = pack(packing, &trits);
         let matrix = TernaryMatrix::new(rows, cols, packing, &packed, Rescale::Multiply(0.75)).unwrap();
         check_packed(&matrix, &trits, q);
@@ -226,8 +226,8 @@ fn integer_sums_are_those_of_plain_loops() {
             let sum = |trits: &Vec<i8>| columns.clone().map(|c| i32::from(trits[c]) * i32::from(q[c])).sum::<i32>();
             expected.extend(trits.iter().map(sum));
         }
-        // Triples have no groups of 16 or 32 columns.
-        for packing in [Packing::Twos, Packing::Triples].into_iter().take(if size == 0 { 2 } else { 1 }) {
+        // Fives have no groups of 16 or 32 columns.
+        for packing in [Packing::Twos, Packing::Fives].into_iter().take(if size == 0 { 2 } else { 1 }) {
             let packed = pack(packing, &trits);
             let matrix = TernaryMatrix::new(rows, cols, packing, &packed, rescale).unwrap();
             for kernel in Kernel::available() {

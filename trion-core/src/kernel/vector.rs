@@ -2,7 +2,7 @@
 
 use crate::int6::PAIR_BYTES;
 use crate::numeric::LANES;
-use crate::packing::{Packing, TILE_ROWS, TRIPLES_COLS, twos_of_triples};
+use crate::packing::{BLOCK_COLS, Packing, TILE_ROWS, twos_of_fives};
 
 /// Floats that are computed side by side; every operation acts on each lane and rounds once.
 pub(crate) trait Vector: Copy {
@@ -125,18 +125,18 @@ pub(crate) trait Simd: Copy {
     ) {
         match packing {
             Packing::Twos => self.twos_tile(tile, x, sums),
-            Packing::Triples => self.triples_tile(tile, x, sums),
+            Packing::Fives => self.fives_tile(tile, x, sums),
         }
     }
 
     /// [`Simd::ternary_tile`] of blocks of [`Packing::Twos`]: as many as `tile` and each x has, of whole 16 columns.
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]);
 
-    /// [`Simd::ternary_tile`] of blocks of [`Packing::Triples`]. Where x ends within a block, at a multiple of 16 columns,
-    /// the trits that are left count nothing.
+    /// [`Simd::ternary_tile`] of blocks of [`Packing::Fives`], for x of whole 16 columns. Where x ends within a block, the
+    /// trits that are left count nothing.
     #[inline(always)]
-    fn triples_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        triples_by_twos(self, tile, x, sums);
+    fn fives_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
+        fives_by_twos(self, tile, x, sums);
     }
 
     /// For T tokens, the sums over columns of code * block scale * x for the 32 rows of a tile, over at most 128 columns:
@@ -163,27 +163,28 @@ pub(crate) trait Simd: Copy {
     }
 }
 
-/// [`Simd::triples_tile`], block by block as [`Packing::Twos`].
+/// [`Simd::fives_tile`] by [`Packing::Twos`].
 #[inline(always)]
-pub(super) fn triples_by_twos<S: Simd, const T: usize>(
+pub(super) fn fives_by_twos<S: Simd, const T: usize>(
     simd: S,
     tile: &[u8],
     x: [&[i8]; T],
     sums: &mut [[i32; TILE_ROWS]; T],
 ) {
     *sums = [[0; TILE_ROWS]; T];
-    for (b, block) in tile.as_chunks().0.iter().enumerate() {
-        prefetch_lines(simd, block);
+    let mut from = 0;
+    for twos in twos_of_fives(tile) {
         let mut part = [[0; TILE_ROWS]; T];
-        let x = x.map(|x| x.get(b * TRIPLES_COLS..).unwrap_or(&[]));
-        simd.twos_tile(twos_of_triples(block).as_flattened(), x, &mut part);
+        let x = x.map(|x| x.get(from..).unwrap_or(&[]));
+        simd.twos_tile(twos.as_flattened(), x, &mut part);
         add_sums(sums, &part);
+        from += twos.len() * BLOCK_COLS;
     }
 }
 
 /// Adds sums to sums; they wrap at 32 bits.
 #[inline(always)]
-pub(super) fn add_sums<const T: usize>(sums: &mut [[i32; TILE_ROWS]; T], part: &[[i32; TILE_ROWS]; T]) {
+pub(crate) fn add_sums<const T: usize>(sums: &mut [[i32; TILE_ROWS]; T], part: &[[i32; TILE_ROWS]; T]) {
     for (sum, part) in sums.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
         *sum = sum.wrapping_add(*part);
     }

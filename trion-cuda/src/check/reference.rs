@@ -360,7 +360,7 @@ mod tests {
         let packed = std::env::temp_dir().join(format!("trion-int6-{}.safetensors", std::process::id()));
         for (path, open) in models.iter().flat_map(|path| [(path, path), (path, &packed)]) {
             if *open == packed {
-                let int6 = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Triples };
+                let int6 = PackOptions { embedding: FloatFormat::Int6, packing: Packing::Fives };
                 quantize(path, open, &int6, &mut |_, _| {}).unwrap();
             }
             let model = trion_engine::Model::open(open).unwrap();
