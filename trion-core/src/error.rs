@@ -167,7 +167,7 @@ impl fmt::Display for Error {
             }
             Error::InvalidTrit { row, col } => write!(
                 f,
-                "row {row}, column {col} holds no trit: code 3, expected 0, 1 or 2, or a byte that stands for no five"
+                "row {row}, column {col} holds no trit: code 3, expected 0, 1 or 2, or a byte that stands for no five trits"
             ),
             Error::GroupSize { found } => write!(f, "group of {found} columns, expected a positive multiple of 16"),
             Error::Options { field, found, limit } => write!(f, "option {field} is {found}, expected 1 to {limit}"),
