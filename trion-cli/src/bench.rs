@@ -279,7 +279,7 @@ fn decode_together(
 }
 
 /// Bytes a second that all threads together read from memory, in huge pages where the system gives them.
-pub(crate) fn bandwidth(kernel: Kernel, pool: &dyn Parallel) -> Result<f64, Failure> {
+fn bandwidth(kernel: Kernel, pool: &dyn Parallel) -> Result<f64, Failure> {
     let mut map = huge_pages(BANDWIDTH_BYTES)?;
     // So that no page is the one page of zeros.
     map.fill(1);

@@ -27,6 +27,7 @@ mod vector;
 
 use crate::packing::Packing;
 use scalar::Scalar;
+use vector::LINE;
 pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};
 
 /// The instruction sets that have a kernel, from the slowest to the fastest.
@@ -142,8 +143,8 @@ impl Kernel {
         self.run(MultiplyRegisters(rounds))
     }
 
-    /// Reads memory in order, asking for it ahead as products do, and does nothing else with it than to sum its 64-bit
-    /// words: what no product can read faster than.
+    /// Reads whole lines of 64 bytes in order, asking for them ahead as products do, and does nothing else with them than to
+    /// sum their 64-bit words: what no product can read faster than.
     pub fn read_memory(self, bytes: &[u8]) -> u64 {
         self.run(ReadMemory(bytes))
     }
@@ -184,7 +185,7 @@ impl Op for ReadMemory<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> u64 {
         let mut sums = [0_u64; 8];
-        for line in self.0.as_chunks::<64>().0 {
+        for line in self.0.as_chunks::<LINE>().0 {
             simd.prefetch(line);
             for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
                 *sum = sum.wrapping_add(u64::from_ne_bytes(*word));

@@ -66,7 +66,7 @@ impl Vector for f32 {
 }
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// An instruction set. A value of such a type exists only on a CPU that has it.
 pub(crate) trait Simd: Copy {
