@@ -290,7 +290,7 @@ fn bandwidth(kernel: Kernel, pool: &dyn Parallel) -> Result<f64, Failure> {
         pool.run(&|| {
             let mut sum = 0_u64;
             while let Some(chunk) = map.chunks(CHUNK).nth(next.fetch_add(1, Ordering::Relaxed)) {
-                sum = sum.wrapping_add(kernel.read_memory(chunk));
+                sum = sum.wrapping_add(kernel.read_memory(chunk, true));
             }
             total.fetch_add(sum, Ordering::Relaxed);
         });

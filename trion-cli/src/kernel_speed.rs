@@ -34,14 +34,16 @@ pub(crate) fn run(kernel: Kernel, pool: &dyn Parallel) -> Outcome {
     writeln!(out, "kernel {}, {} threads; medians of {REPEATS}:", kernel.isa().name(), pool.threads())?;
     writeln!(
         out,
-        "{:>6} x {:<6} {:8} {:>9} {:>7} {:>12} {:>10} {:>13} {:>16} {:>13}",
+        "{:>6} x {:<6} {:8} {:>9} {:>7} {:>11} {:>9} {:>11} {:>9} {:>13} {:>16} {:>13}",
         "rows",
         "cols",
         "packing",
         "token, us",
         "GB/s",
-        "memory, GB/s",
-        "of memory",
+        "plain, GB/s",
+        "of plain",
+        "ahead, GB/s",
+        "of ahead",
         "64, Gop/s",
         "registers, Gop/s",
         "of registers"
@@ -51,30 +53,29 @@ pub(crate) fn run(kernel: Kernel, pool: &dyn Parallel) -> Outcome {
         for packing in &packings[..if packings[0] == packings[1] { 1 } else { 2 }] {
             let copies = Copies::new([rows, cols], *packing)?;
             let matrices = copies.matrices()?;
-            let read = |matrix: &TernaryMatrix<'_>, _: &mut Vec<i32>| {
-                black_box(kernel.read_memory(matrix.packed()));
-                Ok(())
-            };
-            // Each measurement beside its limit, as others use this machine, too.
-            let [token, memory, of_memory] = beside(
-                || Ok(copies.bytes as f64 / seconds(pool, &matrices, &product(kernel, &copies, 1))?),
-                || Ok(copies.bytes as f64 / seconds(pool, &matrices, &read)?),
-            )?;
+            let rate = |work: &Work<'_>| Ok(copies.bytes as f64 / seconds(pool, &matrices, work)?);
+            // Each measurement beside its limits, as others use this machine, too.
+            let [(token, _), (plain, of_plain), (ahead, of_ahead)] =
+                beside([&mut || rate(&product(kernel, &copies, 1)), &mut || rate(&read(kernel, false)), &mut || {
+                    rate(&read(kernel, true))
+                }])?;
             let operations = (2 * TOKENS * rows * cols) as f64;
             let few = &matrices[..(PROMPT_BYTES / copies.bytes).clamp(1, matrices.len())];
-            let [prompt, registers, of_registers] = beside(
-                || Ok(operations / seconds(pool, few, &product(kernel, &copies, TOKENS))?),
-                || Ok(ceiling(kernel, pool)),
-            )?;
+            let [(prompt, _), (registers, of_registers)] =
+                beside([&mut || Ok(operations / seconds(pool, few, &product(kernel, &copies, TOKENS))?), &mut || {
+                    Ok(ceiling(kernel, pool))
+                }])?;
             let known = registers > 0.0;
             writeln!(
                 out,
-                "{rows:>6} x {cols:<6} {:8} {:>9.1} {:>7.1} {:>12.1} {:>8.0} % {:>13.0} {:>16} {:>13}",
+                "{rows:>6} x {cols:<6} {:8} {:>9.1} {:>7.1} {:>11.1} {:>7.0} % {:>11.1} {:>7.0} % {:>13.0} {:>16} {:>13}",
                 format!("{packing:?}").to_lowercase(),
                 copies.bytes as f64 / token * 1e6,
                 token / 1e9,
-                memory / 1e9,
-                100.0 * of_memory,
+                plain / 1e9,
+                100.0 * of_plain,
+                ahead / 1e9,
+                100.0 * of_ahead,
                 prompt / 1e9,
                 if known { format!("{:.0}", registers / 1e9) } else { String::new() },
                 if known { format!("{:.0} %", 100.0 * of_registers) } else { String::new() },
@@ -84,17 +85,21 @@ pub(crate) fn run(kernel: Kernel, pool: &dyn Parallel) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A rate and the limit of it, measured in turns, and the ratio of the two: medians.
-fn beside(
-    mut rate: impl FnMut() -> Result<f64, Failure>,
-    mut limit: impl FnMut() -> Result<f64, Failure>,
-) -> Result<[f64; 3], Failure> {
-    let mut measured = [const { Vec::new() }; 3];
+/// Measures a rate.
+type Measure<'a> = &'a mut dyn FnMut() -> Result<f64, Failure>;
+
+/// A rate, and limits of it, measured in turns: of each the median, and that of what the first is of it.
+fn beside<const N: usize>(measures: [Measure<'_>; N]) -> Result<[(f64, f64); N], Failure> {
+    let mut measured = [const { (Vec::new(), Vec::new()) }; N];
     for _ in 0..REPEATS {
-        let (rate, limit) = (rate()?, limit()?);
-        measured.iter_mut().zip([rate, limit, rate / limit]).for_each(|(all, value)| all.push(value));
+        let mut first = None;
+        for (n, (rates, fractions)) in measured.iter_mut().enumerate() {
+            let rate = measures[n]()?;
+            rates.push(rate);
+            fractions.push(*first.get_or_insert(rate) / rate);
+        }
     }
-    Ok(measured.each_mut().map(|all| median(all)))
+    Ok(measured.each_mut().map(|(rates, fractions)| (median(rates), median(fractions))))
 }
 
 /// Operations a second of all threads together, on registers alone; 0 for a kernel that does not count them.
@@ -133,6 +138,14 @@ fn seconds(pool: &dyn Parallel, matrices: &[TernaryMatrix<'_>], work: &Work<'_>)
     });
     let seconds = start.elapsed().as_secs_f64() / matrices.len() as f64;
     failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(seconds), Err)
+}
+
+/// Reads a matrix, asked for ahead or not.
+fn read(kernel: Kernel, ahead: bool) -> impl Fn(&TernaryMatrix<'_>, &mut Vec<i32>) -> Result<(), Failure> + Sync {
+    move |matrix, _| {
+        black_box(kernel.read_memory(matrix.packed(), ahead));
+        Ok(())
+    }
 }
 
 /// Multiplies a matrix with `tokens` tokens.

@@ -11,7 +11,7 @@
 //! bits of column 12 + e. Rows and columns beyond the matrix hold the code 0.
 
 use crate::Error;
-use crate::kernel::Simd;
+use crate::kernel::{Simd, Vector};
 use crate::packing::{BLOCK_COLS, TILE_ROWS};
 use crate::quant::ActivationScale;
 
@@ -176,11 +176,11 @@ impl<'w> Int6Matrix<'w> {
             let x = x.map(|x| x.get(group * GROUP_COLS..).unwrap_or(&[]));
             let mut sums = [[0; TILE_ROWS]; T];
             simd.int6_tile(pairs, x, &mut sums);
-            for ((y, sums), scales) in y.iter_mut().zip(&sums).zip(scales) {
-                let Some(s) = scales.get(group) else { continue };
-                for (y, sum) in y.iter_mut().zip(sums) {
-                    *y += *sum as f32 / s.scale;
-                }
+            for t in 0..T {
+                let Some(s) = scales[t].get(group) else { continue };
+                let part = simd.load_i32(&sums[t], 0).div(S::V::splat(s.scale));
+                let sum = simd.load(&y[t]).add(part);
+                simd.store(sum, &mut y[t]);
             }
         }
         let row_scales = self.row_scales.chunks(TILE_ROWS).nth(tile).unwrap_or(&[]);

@@ -1,7 +1,7 @@
 //! Ternary matrices: packed trits, multiplied with quantised activations tile by tile.
 
 use crate::Error;
-use crate::kernel::{Kernel, Op, Simd, add_sums};
+use crate::kernel::{Kernel, Op, Simd, Vector, add_sums};
 use crate::numeric::f16_to_f32;
 use crate::packing::{BLOCK_BYTES, BLOCK_COLS, Packing, TILE_ROWS, WHOLE_COLS, twos_of_fives};
 use crate::quant::ActivationScale;
@@ -214,26 +214,26 @@ impl<'w> TernaryMatrix<'w> {
                 let x = x.map(|x| x.get(group * size..).unwrap_or(&[]));
                 simd.ternary_tile(packing, weights, x, &mut sums);
                 let Some(multipliers) = self.scales_of(tile, group) else { continue };
-                for ((y, sums), scales) in y.iter_mut().zip(&sums).zip(scales) {
-                    let Some(s) = scales.get(group) else { continue };
-                    for ((y, sum), m) in y.iter_mut().zip(sums).zip(multipliers) {
-                        *y += sum.wrapping_sub(s.sum) as f32 / s.scale * f16_to_f32(*m);
-                    }
+                let multipliers = simd.load_f16(multipliers);
+                for t in 0..T {
+                    let Some(s) = scales[t].get(group) else { continue };
+                    let part = simd.load_i32(&sums[t], s.sum).div(S::V::splat(s.scale)).mul(multipliers);
+                    let sum = simd.load(&y[t]).add(part);
+                    simd.store(sum, &mut y[t]);
                 }
             }
             return;
         }
         simd.ternary_tile(packing, weights, x, &mut sums);
-        for ((y, sums), scales) in y.iter_mut().zip(&sums).zip(scales) {
-            let Some(s) = scales.first() else { continue };
-            for (y, sum) in y.iter_mut().zip(sums) {
-                let acc = sum.wrapping_sub(s.sum) as f32;
-                *y = match self.rescale {
-                    Rescale::Multiply(scale) => acc / s.scale * scale,
-                    Rescale::Divide(scale) => acc / (scale * s.scale),
-                    Rescale::Groups { .. } => 0.0,
-                };
-            }
+        for t in 0..T {
+            let Some(s) = scales[t].first() else { continue };
+            let acc = simd.load_i32(&sums[t], s.sum);
+            let product = match self.rescale {
+                Rescale::Multiply(scale) => acc.div(S::V::splat(s.scale)).mul(S::V::splat(scale)),
+                Rescale::Divide(scale) => acc.div(S::V::splat(scale * s.scale)),
+                Rescale::Groups { .. } => S::V::splat(0.0),
+            };
+            simd.store(product, &mut y[t]);
         }
     }
 }

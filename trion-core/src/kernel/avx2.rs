@@ -157,6 +157,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
     }
     #[inline(always)]
+    fn load_i32(self, from: &[i32; LANES], less: i32) -> Lanes {
+        let mut lanes = Lanes::splat(0.0);
+        for (lane, from) in lanes.0.iter_mut().zip(from.as_chunks::<8>().0) {
+            // SAFETY: the load reads the 8 integers of `from`; `self` proves AVX2.
+            *lane = unsafe {
+                let from = _mm256_loadu_si256(from.as_ptr().cast());
+                _mm256_cvtepi32_ps(_mm256_sub_epi32(from, _mm256_set1_epi32(less)))
+            };
+        }
+        lanes
+    }
+    #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {
         let p = to.as_mut_ptr();
         for (i, part) in v.0.into_iter().enumerate() {

@@ -160,6 +160,17 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn load_i32(self, from: &[i32; LANES], less: i32) -> Lanes {
+        let p = from.as_ptr();
+        // SAFETY: each load reads 16 of the 32 integers of `from`; `self` proves AVX-512 F.
+        unsafe {
+            let less = _mm512_set1_epi32(less);
+            let a = _mm512_sub_epi32(_mm512_loadu_si512(p.cast()), less);
+            let b = _mm512_sub_epi32(_mm512_loadu_si512(p.add(16).cast()), less);
+            Lanes([_mm512_cvtepi32_ps(a), _mm512_cvtepi32_ps(b)])
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {
         let p = to.as_mut_ptr();
         for (i, part) in v.0.into_iter().enumerate() {

@@ -143,10 +143,10 @@ impl Kernel {
         self.run(MultiplyRegisters(rounds))
     }
 
-    /// Reads whole lines of 64 bytes in order, asking for them ahead as products do, and does nothing else with them than to
-    /// sum their 64-bit words: what no product can read faster than.
-    pub fn read_memory(self, bytes: &[u8]) -> u64 {
-        self.run(ReadMemory(bytes))
+    /// Reads whole lines of 64 bytes in order, and does nothing else with them than to sum their 64-bit words. With `ahead`
+    /// they are asked for ahead, as products do: what no product can read faster than. Without, it is what a plain loop gets.
+    pub fn read_memory(self, bytes: &[u8], ahead: bool) -> u64 {
+        self.run(ReadMemory { bytes, ahead })
     }
 
     /// Runs an operation, compiled for this instruction set.
@@ -177,7 +177,10 @@ impl Op for MultiplyRegisters {
 }
 
 /// [`Kernel::read_memory`].
-struct ReadMemory<'a>(&'a [u8]);
+struct ReadMemory<'a> {
+    bytes: &'a [u8],
+    ahead: bool,
+}
 
 impl Op for ReadMemory<'_> {
     type Output = u64;
@@ -185,8 +188,10 @@ impl Op for ReadMemory<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> u64 {
         let mut sums = [0_u64; 8];
-        for line in self.0.as_chunks::<LINE>().0 {
-            simd.prefetch(line);
+        for line in self.bytes.as_chunks::<LINE>().0 {
+            if self.ahead {
+                simd.prefetch(line);
+            }
             for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
                 *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
             }

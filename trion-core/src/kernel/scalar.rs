@@ -99,6 +99,10 @@ impl Simd for Scalar {
         Lanes(from.map(f32::from))
     }
     #[inline(always)]
+    fn load_i32(self, from: &[i32; LANES], less: i32) -> Lanes {
+        Lanes(from.map(|i| i.wrapping_sub(less) as f32))
+    }
+    #[inline(always)]
     fn store(self, v: Lanes, to: &mut [f32; LANES]) {
         *to = v.0;
     }

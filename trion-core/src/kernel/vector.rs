@@ -83,6 +83,8 @@ pub(crate) trait Simd: Copy {
     fn load_bf16(self, from: &[u16; LANES]) -> Self::V;
     /// 32 small integers.
     fn load_i8(self, from: &[i8; LANES]) -> Self::V;
+    /// 32 integers, `less` so much (which wraps), rounded to floats.
+    fn load_i32(self, from: &[i32; LANES], less: i32) -> Self::V;
     /// Writes 32 floats.
     fn store(self, v: Self::V, to: &mut [f32; LANES]);
     /// Rounds to half precision, half to even.
