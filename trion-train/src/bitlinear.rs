@@ -1,0 +1,82 @@
+//! The linear layer of BitNet b1.58 with straight-through rounding.
+//!
+//! Forward, weights are trits times the mean of their magnitudes, and activations whole numbers of -128 to 127 over a
+//! scale for each token, as the engine computes them (docs/numerics.md). Backward, rounding passes gradients on as if it
+//! were not there, and scales are constants: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic
+//! Neurons", as used by Wang et al. 2023, "BitNet".
+//!
+//! Products are of whole numbers: trits and quantised activations have no rounding in bfloat16 either, so that mixed
+//! precision costs nothing there but in what is accumulated.
+
+use burn_tensor::{FloatDType, Tensor};
+
+/// Smallest scale, as the reference has it.
+const SMALLEST: f64 = 1e-5;
+
+/// How layers compute.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Arithmetic {
+    /// How much of quantisation is applied, from 0 (a float model) to 1 (a ternary one). In between, weights and
+    /// activations lie on the way from their float to their quantised value: a warm-up for models that were floats.
+    pub lambda: f64,
+    /// What products are computed in. Sums and everything else are single precision.
+    pub products: FloatDType,
+}
+
+impl Arithmetic {
+    /// Ternary, in single precision.
+    pub const EXACT: Arithmetic = Arithmetic { lambda: 1.0, products: FloatDType::F32 };
+}
+
+/// The product of two matrices, or of stacks of them, in the precision that was asked for.
+pub(crate) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>, arithmetic: Arithmetic) -> Tensor<D> {
+    match arithmetic.products {
+        FloatDType::F32 => a.matmul(b),
+        precision => a.cast(precision).matmul(b.cast(precision)).cast(FloatDType::F32),
+    }
+}
+
+/// `value` forward, which is a constant, and the gradient of `through` backward.
+fn straight_through<const D: usize>(value: Tensor<D>, through: Tensor<D>) -> Tensor<D> {
+    // The difference is zero, so that what is added to `value` does not round it.
+    value + (through.clone() - through.detach())
+}
+
+/// Rounds `scaled` to whole numbers within `range`, as far as `lambda` says.
+fn round<const D: usize>(scaled: Tensor<D>, range: [f64; 2], lambda: f64) -> Tensor<D> {
+    let constant = scaled.clone().detach();
+    let rounded = constant.clone().round().clamp(range[0], range[1]);
+    let value = if lambda < 1.0 { rounded.mul_scalar(lambda) + constant.mul_scalar(1.0 - lambda) } else { rounded };
+    straight_through(value, scaled)
+}
+
+/// Activations `[tokens, cols]` that several projections share, quantised once.
+pub struct Activations {
+    /// Multiplied by the scale and, where layers are ternary, rounded.
+    scaled: Tensor<2>,
+    /// The scale of each token `[tokens, 1]`, if there is one.
+    scale: Option<Tensor<2>>,
+}
+
+impl Activations {
+    /// Quantises each row of `x` `[tokens, cols]`: absmax, 127 steps.
+    pub fn new(x: Tensor<2>, arithmetic: Arithmetic) -> Self {
+        if arithmetic.lambda <= 0.0 {
+            return Activations { scaled: x, scale: None };
+        }
+        let largest = x.clone().detach().abs().max_dim(1).clamp_min(SMALLEST);
+        let scale = largest.full_like(127.0) / largest;
+        let scaled = round(x * scale.clone(), [-128.0, 127.0], arithmetic.lambda);
+        Activations { scaled, scale: Some(scale) }
+    }
+
+    /// The product `[tokens, rows]` with `weight` `[rows, cols]`, quantised by the mean of its magnitudes.
+    pub fn project(&self, weight: &Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+        let Some(scale) = &self.scale else {
+            return product(self.scaled.clone(), weight.clone().transpose(), arithmetic);
+        };
+        let mean = weight.clone().detach().abs().mean().clamp_min(SMALLEST).reshape([1, 1]);
+        let trits = round(weight.clone() * mean.clone().recip(), [-1.0, 1.0], arithmetic.lambda);
+        product(self.scaled.clone(), trits.transpose(), arithmetic) * mean / scale.clone()
+    }
+}

@@ -1,0 +1,113 @@
+//! A trained model: what it is measured by, and the directory that a run leaves.
+//!
+//! A run's directory has `recipe.json`, `tokenizer.json`, `checkpoint.safetensors` (parameters in the names of Hugging Face's
+//! BitNet, and moments, of the last checkpoint) and `metrics.jsonl`.
+
+use std::path::Path;
+
+use burn_tensor::{Device, Int, Tensor, TensorData};
+use tokenizers::Tokenizer;
+use trion_engine::Config;
+
+use crate::data::Tokens;
+use crate::error::{Error, Result};
+use crate::files::read_json;
+use crate::layout::{Entry, layout};
+use crate::model::Forward;
+use crate::parameters::{floats, load};
+use crate::recipe::Recipe;
+use crate::tokenizer;
+
+pub(crate) const RECIPE: &str = "recipe.json";
+pub(crate) const CHECKPOINT: &str = "checkpoint.safetensors";
+pub(crate) const METRICS: &str = "metrics.jsonl";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+
+/// A model with its tokenizer.
+pub struct Trained {
+    /// How it was made.
+    pub recipe: Recipe,
+    /// Its shape.
+    pub config: Config,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The token that documents begin with.
+    pub end: u32,
+    /// Its parameters, in the order of [`layout`].
+    pub parameters: Vec<Tensor<2>>,
+    device: Device,
+}
+
+/// A loss.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Evaluation {
+    /// Mean cross entropy of a token.
+    pub nats_per_token: f64,
+    /// The same in bits for each byte of the text.
+    pub bits_per_byte: f64,
+    /// Tokens that were predicted.
+    pub tokens: u64,
+}
+
+impl Trained {
+    pub(crate) fn new(directory: &Path, recipe: Recipe, parameters: Vec<Tensor<2>>, device: &Device) -> Result<Self> {
+        let (tokenizer, end) = tokenizer::open(&directory.join(TOKENIZER))?;
+        let config = recipe.config(tokenizer.get_vocab_size(true), device)?;
+        Ok(Trained { recipe, config, tokenizer, end, parameters, device: device.clone() })
+    }
+
+    /// The last checkpoint of a run.
+    ///
+    /// # Errors
+    /// When a file is missing or does not hold what it should.
+    pub fn open(directory: &Path, device: &Device) -> Result<Self> {
+        let recipe: Recipe = read_json(&directory.join(RECIPE))?;
+        let mut trained = Self::new(directory, recipe, Vec::new(), device)?;
+        trained.parameters = load(&directory.join(CHECKPOINT), &layout(&trained.config), device)?;
+        Ok(trained)
+    }
+
+    /// What its parameters are.
+    pub fn entries(&self) -> Vec<Entry> {
+        layout(&self.config)
+    }
+
+    /// Loss on other data: windows of as many tokens as the model was trained on, which do not overlap, the first token of
+    /// each given, as `trion perplexity` measures.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the data has another vocabulary or is shorter than a window.
+    pub fn evaluate(&self, data: &Tokens) -> Result<Evaluation> {
+        let (manifest, config) = (data.manifest(), &self.config);
+        if manifest.vocab_size != config.vocab_size {
+            let message =
+                format!("the data has a vocabulary of {}, expected {}", manifest.vocab_size, config.vocab_size);
+            return Err(Error::Argument(message));
+        }
+        let Recipe { positions, sequences, .. } = self.recipe;
+        let windows = manifest.tokens() / positions as u64;
+        if windows == 0 || positions < 2 {
+            let message = format!("the data has {} tokens, expected {positions} for a window", manifest.tokens());
+            return Err(Error::Argument(message));
+        }
+        let arithmetic = self.recipe.finished_arithmetic();
+        let forward = Forward::new(config, positions - 1, arithmetic, &self.device);
+        let mut nats = 0.0;
+        for from in (0..windows).step_by(sequences) {
+            let count = (windows - from).min(sequences as u64) as usize;
+            let ids = data.read(from * positions as u64, count * positions)?;
+            let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, positions]), &self.device);
+            let [inputs, targets] = [0, 1].map(|shift| ids.clone().narrow(1, shift, positions - 1));
+            let loss = forward.loss(&self.parameters, inputs, targets);
+            nats += f64::from(floats(&loss)[0]) * (count * (positions - 1)) as f64;
+        }
+        let tokens = windows * (positions as u64 - 1);
+        let covered = manifest.bytes as f64 * (windows * positions as u64) as f64 / manifest.tokens() as f64;
+        Ok(Evaluation {
+            nats_per_token: nats / tokens as f64,
+            bits_per_byte: nats / std::f64::consts::LN_2 / covered,
+            tokens,
+        })
+    }
+}

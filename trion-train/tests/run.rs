@@ -1,0 +1,212 @@
+//! Runs of the command, from text to files that the engine reads.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use trion_engine::{Logits, Model, Pool, Session, SessionOptions};
+use trion_train::data::Tokens;
+use trion_train::export::{Format, export};
+use trion_train::{Device, Trained};
+
+/// A directory of a test's own, empty.
+fn directory(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// A text with an order that can be learned: sums of small numbers in words, in documents of several lines.
+fn text() -> String {
+    let words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
+    let mut text = String::new();
+    for i in 0..3000_usize {
+        let (a, b) = (i * 7 % 5, i * i * 3 % 5);
+        if i % 20 == 0 {
+            text += "<|endoftext|>";
+        }
+        text += &format!("{} and {} are {}.\n", words[a], words[b], words[a + b]);
+    }
+    text
+}
+
+fn command(directory: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_trion-train"));
+    command.current_dir(directory).args(arguments);
+    command
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> String {
+    let Output { status, stdout, stderr } = command(directory, arguments).output().unwrap();
+    assert!(status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+/// Text, tokenizer and shards.
+fn prepare(name: &str) -> PathBuf {
+    let directory = directory(name);
+    fs::write(directory.join("text.txt"), text()).unwrap();
+    run(&directory, &["tokenizer", "text.txt", "--vocab-size", "280"]);
+    run(&directory, &["data", "text.txt", "-o", "data", "--shard-tokens", "5000"]);
+    directory
+}
+
+const TRAIN: [&str; 8] = ["train", "data", "--shape", "micro", "--positions", "32", "--sequences", "4"];
+const SHORT: [&str; 5] = ["--steps", "8", "--save-every", "1", "-o"];
+
+/// Trains for eight steps, with a checkpoint after each.
+fn short(to: &str) -> Vec<&str> {
+    [&TRAIN[..], &SHORT, &[to]].concat()
+}
+
+#[test]
+fn shards_hold_the_text() {
+    let directory = prepare("shards");
+    let data = Tokens::open(&directory.join("data")).unwrap();
+    let manifest = data.manifest();
+    assert!(manifest.shards.len() > 2, "{manifest:?}");
+    let ids = data.read(0, manifest.tokens() as usize).unwrap();
+    let (tokenizer, end) = trion_train::tokenizer::open(&data.tokenizer_file()).unwrap();
+    assert_eq!(ids[0], end);
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), text());
+    assert_eq!(manifest.bytes as usize, text().replace("<|endoftext|>", "").len());
+    // Over the border of two shards.
+    assert_eq!(data.read(4990, 20).unwrap(), ids[4990..5010]);
+}
+
+#[test]
+fn a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not() {
+    let directory = prepare("killed");
+    run(&directory, &short("whole"));
+    // Killed in the middle of whatever it does after three steps were recorded, twice.
+    for steps in [3, 5] {
+        let mut child = command(&directory, &short("killed")).spawn().unwrap();
+        let metrics = directory.join("killed/metrics.jsonl");
+        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
+            assert!(child.try_wait().unwrap().is_none_or(|status| status.success()));
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run(&directory, &short("killed"));
+    let read = |run: &str, file: &str| fs::read(directory.join(run).join(file)).unwrap();
+    assert!(read("whole", "checkpoint.safetensors") == read("killed", "checkpoint.safetensors"));
+    // The same curve; speeds differ.
+    let losses = |run| {
+        let text = String::from_utf8(read(run, "metrics.jsonl")).unwrap();
+        text.lines().filter(|line| line.contains("\"loss\"")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(losses("whole").len(), 8);
+    assert_eq!(losses("whole"), losses("killed"));
+}
+
+#[test]
+fn the_engine_computes_what_was_trained() {
+    let directory = prepare("engine");
+    run(&directory, &short("run"));
+    let model = Trained::open(&directory.join("run"), &Device::flex()).unwrap();
+    let options = trion_engine::PackOptions::default();
+    let mut texts = Vec::new();
+    for (format, name) in [(Format::Masters, "masters"), (Format::Packed, "packed"), (Format::Trion, "file")] {
+        let to = directory.join(name);
+        export(&model, &to, format, &options).unwrap();
+        let engine = Model::open(&to).unwrap();
+        assert_eq!(engine.config().hidden_size, model.config.hidden_size);
+        let ids = Tokens::open(&directory.join("data")).unwrap().read(0, 32).unwrap();
+        let session_options = SessionOptions { logits: Logits::All, max_batch: 32, ..SessionOptions::new(32) };
+        let mut session = Session::new(&engine, session_options).unwrap();
+        let logits = session.evaluate(&ids, &Pool::new(1).unwrap()).unwrap().to_vec();
+        texts.push((ids, logits));
+    }
+    assert!(texts.iter().all(|text| *text == texts[0]), "the same trits give the same bits");
+
+    let (ids, logits) = &texts[0];
+    let forward =
+        trion_train::model::Forward::new(&model.config, 32, model.recipe.finished_arithmetic(), &Device::flex());
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let ids = trion_train::Tensor::<2, trion_train::Int>::from_data(
+        trion_train::TensorData::new(ids, [1, 32]),
+        &Device::flex(),
+    );
+    let trained = forward.logits(&model.parameters, ids).try_into_vec_as::<f32>().unwrap();
+    assert_eq!(trained.len(), logits.len());
+    let largest = logits.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
+    for (a, b) in trained.iter().zip(logits) {
+        assert!((a - b).abs() <= 1e-3 * largest, "{a} {b}");
+    }
+}
+
+/// What a model that knows only how often each token comes has as its loss, in nats a token.
+fn unigram_entropy(ids: &[u32]) -> f64 {
+    let mut counts = std::collections::BTreeMap::<u32, f64>::new();
+    ids.iter().for_each(|id| *counts.entry(*id).or_default() += 1.0);
+    let total = ids.len() as f64;
+    counts.values().map(|count| -count / total * (count / total).ln()).sum()
+}
+
+#[test]
+fn both_kinds_and_both_starts_learn_more_than_how_often_tokens_come() {
+    let directory = prepare("learning");
+    let ids = Tokens::open(&directory.join("data")).unwrap().read(0, usize::MAX >> 1).unwrap();
+    let unigram = unigram_entropy(&ids);
+    fs::write(directory.join("few.txt"), &text()[..2000]).unwrap();
+    run(&directory, &["data", "few.txt", "-o", "few"]);
+    let more = ["--steps", "40", "--eval-every", "40", "--valid", "few"];
+    for (name, arguments) in [
+        ("muon", &["--optimizer", "muon"][..]),
+        ("adamw", &["--optimizer", "adamw"]),
+        ("identity", &["--initialization", "identity"]),
+        ("float", &["--float"]),
+    ] {
+        run(&directory, &[&TRAIN[..], &more, arguments, &["-o", name]].concat());
+        let text = fs::read_to_string(directory.join(name).join("metrics.jsonl")).unwrap();
+        let losses: Vec<f64> = text
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64())
+            .collect();
+        assert_eq!(losses.len(), 40);
+        assert!(losses[39] < 0.8 * unigram, "{name}: {losses:?}, unigrams {unigram}");
+        assert!(text.contains("bits_per_byte"), "{text}");
+    }
+    run(&directory, &["curves", "muon", "adamw", "identity", "float", "-o", "curves.svg"]);
+    let svg = fs::read_to_string(directory.join("curves.svg")).unwrap();
+    assert!(svg.matches("<polyline").count() >= 8, "{svg}");
+    let output = command(&directory, &["export", "float", "-o", "x"]).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("float twin"));
+}
+
+#[test]
+fn mistakes_are_told() {
+    let directory = prepare("mistakes");
+    for (arguments, expected) in [
+        (&["tokenizer", "text.txt", "--vocab-size", "100"][..], "expected at least 257"),
+        (&["tokenizer", "nothing.txt"], "nothing.txt: No such file"),
+        (&["tokenizer", "text.txt", "--vocab-size", "60000"], "take more text or fewer tokens"),
+        (&["data", "text.txt", "--tokenizer", "text.txt", "-o", "x"], "text.txt: "),
+        (&["train", "text.txt", "-o", "x"], "manifest.json"),
+        (&["train", "data", "-o", "x", "--sequences", "0"], "sequences is 0, expected at least 1"),
+        (&["train", "data", "-o", "x", "--clip", "0"], "clip is 0, expected a positive number"),
+        (&["train", "data", "-o", "x", "--positions", "100000"], "expected at least 200001 for a window"),
+        (&["train", "data", "-o", "x", "--device", "gpu"], "expected cpu, cuda or cuda:N"),
+        (&["eval", "x", "data"], "recipe.json"),
+        (&["curves", "data"], "metrics.jsonl"),
+    ] {
+        let output = command(&directory, arguments).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(expected), "{arguments:?}: {error}");
+    }
+    // Another recipe in the same directory loses nothing.
+    run(&directory, &[&TRAIN[..], &["--steps", "1", "-o", "run"]].concat());
+    let before = fs::read(directory.join("run/checkpoint.safetensors")).unwrap();
+    let output = command(&directory, &["train", "data", "-o", "run", "--steps", "2"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is of another recipe"));
+    assert_eq!(fs::read(directory.join("run/checkpoint.safetensors")).unwrap(), before);
+    // Shards that were cut are not read.
+    let shard = directory.join("data/00000.bin");
+    let bytes = fs::read(&shard).unwrap();
+    fs::write(&shard, &bytes[1..]).unwrap();
+    let output = command(&directory, &["eval", "run", "data"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stderr).contains("00000.bin: has"));
+}
