@@ -1,13 +1,14 @@
-//! The linear layer of BitNet b1.58 with straight-through rounding.
+//! The linear layer of `BitNet` b1.58 with straight-through rounding.
 //!
 //! Forward, weights are trits times the mean of their magnitudes, and activations whole numbers of -128 to 127 over a
 //! scale for each token, as the engine computes them (docs/numerics.md). Backward, rounding passes gradients on as if it
 //! were not there, and scales are constants: Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic
-//! Neurons", as used by Wang et al. 2023, "BitNet".
+//! Neurons", as used by Wang et al. 2023, "`BitNet`".
 //!
 //! Products are of whole numbers: trits and quantised activations have no rounding in bfloat16 either, so that mixed
 //! precision costs nothing there but in what is accumulated.
 
+use burn_tensor::backend::Backend;
 use burn_tensor::{FloatDType, Tensor};
 
 /// Smallest scale, as the reference has it.
@@ -29,7 +30,11 @@ impl Arithmetic {
 }
 
 /// The product of two matrices, or of stacks of them, in the precision that was asked for.
-pub(crate) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>, arithmetic: Arithmetic) -> Tensor<D> {
+pub(crate) fn product<B: Backend, const D: usize>(
+    a: Tensor<B, D>,
+    b: Tensor<B, D>,
+    arithmetic: Arithmetic,
+) -> Tensor<B, D> {
     match arithmetic.products {
         FloatDType::F32 => a.matmul(b),
         precision => a.cast(precision).matmul(b.cast(precision)).cast(FloatDType::F32),
@@ -37,13 +42,13 @@ pub(crate) fn product<const D: usize>(a: Tensor<D>, b: Tensor<D>, arithmetic: Ar
 }
 
 /// `value` forward, which is a constant, and the gradient of `through` backward.
-fn straight_through<const D: usize>(value: Tensor<D>, through: Tensor<D>) -> Tensor<D> {
+fn straight_through<B: Backend, const D: usize>(value: Tensor<B, D>, through: Tensor<B, D>) -> Tensor<B, D> {
     // The difference is zero, so that what is added to `value` does not round it.
     value + (through.clone() - through.detach())
 }
 
 /// Rounds `scaled` to whole numbers within `range`, as far as `lambda` says.
-fn round<const D: usize>(scaled: Tensor<D>, range: [f64; 2], lambda: f64) -> Tensor<D> {
+fn round<B: Backend, const D: usize>(scaled: Tensor<B, D>, range: [f64; 2], lambda: f64) -> Tensor<B, D> {
     let constant = scaled.clone().detach();
     let rounded = constant.clone().round().clamp(range[0], range[1]);
     let value = if lambda < 1.0 { rounded.mul_scalar(lambda) + constant.mul_scalar(1.0 - lambda) } else { rounded };
@@ -51,16 +56,16 @@ fn round<const D: usize>(scaled: Tensor<D>, range: [f64; 2], lambda: f64) -> Ten
 }
 
 /// Activations `[tokens, cols]` that several projections share, quantised once.
-pub struct Activations {
+pub struct Activations<B: Backend> {
     /// Multiplied by the scale and, where layers are ternary, rounded.
-    scaled: Tensor<2>,
+    scaled: Tensor<B, 2>,
     /// The scale of each token `[tokens, 1]`, if there is one.
-    scale: Option<Tensor<2>>,
+    scale: Option<Tensor<B, 2>>,
 }
 
-impl Activations {
+impl<B: Backend> Activations<B> {
     /// Quantises each row of `x` `[tokens, cols]`: absmax, 127 steps.
-    pub fn new(x: Tensor<2>, arithmetic: Arithmetic) -> Self {
+    pub fn new(x: Tensor<B, 2>, arithmetic: Arithmetic) -> Self {
         if arithmetic.lambda <= 0.0 {
             return Activations { scaled: x, scale: None };
         }
@@ -71,7 +76,7 @@ impl Activations {
     }
 
     /// The product `[tokens, rows]` with `weight` `[rows, cols]`, quantised by the mean of its magnitudes.
-    pub fn project(&self, weight: &Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+    pub fn project(&self, weight: &Tensor<B, 2>, arithmetic: Arithmetic) -> Tensor<B, 2> {
         let Some(scale) = &self.scale else {
             return product(self.scaled.clone(), weight.clone().transpose(), arithmetic);
         };

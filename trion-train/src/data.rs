@@ -51,8 +51,8 @@ impl Manifest {
     }
 }
 
-/// Encodes texts into shards of at most `shard_tokens` tokens in directory `to`. Documents are separated by `<|endoftext|>` in a
-/// text, and begin with that token in a shard. `progress(done, total)` is told bytes.
+/// Encodes texts into shards of at most `shard_tokens` tokens in directory `to`. Documents are separated by
+/// `<|endoftext|>` in a text, and begin with that token in a shard. `progress(done, total)` is told bytes.
 ///
 /// # Errors
 /// [`Error::Io`] for files, [`Error::Argument`] if the vocabulary has more than 65536 tokens.

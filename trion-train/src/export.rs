@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use burn_tensor::backend::Backend;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use trion_core::quant::{absmean_scale, absmean_trit};
@@ -32,7 +33,7 @@ pub enum Format {
 ///
 /// # Errors
 /// [`Error::Argument`] for trits of a model that is not ternary, or whose rows cannot be packed by four; [`Error::Io`].
-pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions) -> Result<()> {
+pub fn export<B: Backend>(model: &Trained<B>, to: &Path, format: Format, options: &PackOptions) -> Result<()> {
     if !model.recipe.ternary {
         return Err(Error::Argument("a float twin is for comparison, and has no trits to export".to_owned()));
     }
@@ -52,7 +53,7 @@ pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions)
     }
 }
 
-fn directory(model: &Trained, to: &Path, packed: bool) -> Result<()> {
+fn directory<B: Backend>(model: &Trained<B>, to: &Path, packed: bool) -> Result<()> {
     make_directory(to)?;
     let mut tensors = Vec::new();
     for (entry, parameter) in model.entries().iter().zip(&model.parameters) {

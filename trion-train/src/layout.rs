@@ -1,4 +1,4 @@
-//! Which parameters a model has, in which order, under which names: those of Hugging Face's BitNet.
+//! Which parameters a model has, in which order, under which names: those of Hugging Face's `BitNet`.
 
 use trion_engine::Config;
 

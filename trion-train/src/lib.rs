@@ -23,7 +23,11 @@ pub mod trained;
 pub mod trainer;
 
 pub use bitlinear::{Activations, Arithmetic};
-pub use burn_tensor::{Device, FloatDType, Int, Tensor, TensorData};
+pub use burn_autodiff::Autodiff;
+#[cfg(feature = "cuda")]
+pub use burn_cuda::{Cuda, CudaDevice};
+pub use burn_flex::{Flex, FlexDevice};
+pub use burn_tensor::{FloatDType, Int, Tensor, TensorData, backend::Backend};
 pub use curve::draw;
 pub use error::{Error, Result};
 pub use trained::Trained;

@@ -18,7 +18,7 @@ use trion_train::parameters::Initialization;
 use trion_train::recipe::{OptimizerName, Precision, Recipe};
 use trion_train::schedule::Schedule;
 use trion_train::shape::Shape;
-use trion_train::{Device, Error, Result, Trained, Trainer, draw, tokenizer};
+use trion_train::{Backend, Error, Flex, FlexDevice, Result, Trained, Trainer, draw, tokenizer};
 
 /// Trains ternary language models
 #[derive(Parser)]
@@ -125,7 +125,7 @@ struct TrainArguments {
     /// What moves the blocks' matrices
     #[arg(long, value_enum, default_value = "muon")]
     optimizer: OptimizerName,
-    /// Peak learning rate of AdamW
+    /// Peak learning rate of `AdamW`
     #[arg(long, default_value_t = 3e-3)]
     adamw_rate: f64,
     /// Peak learning rate of Muon
@@ -225,14 +225,22 @@ fn run(command: Command) -> Result<()> {
             let (tokens, shards) = (manifest.tokens(), manifest.shards.len());
             println!("{}: {tokens} tokens of {} bytes in {shards} shards", output.display(), manifest.bytes);
         }
-        Command::Train(arguments) => train(&arguments)?,
+        Command::Train(arguments) => match find_device(&arguments.device)? {
+            Device::Cpu(device) => train::<Flex>(&arguments, &device, Precision::F32)?,
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => train::<trion_train::Cuda>(&arguments, &device, Precision::Bf16)?,
+        },
         Command::Eval { run, data, device } => {
-            let model = Trained::open(&run, &find_device(&device)?)?;
-            let evaluation = model.evaluate(&Tokens::open(&data)?)?;
+            let data = Tokens::open(&data)?;
+            let evaluation = match find_device(&device)? {
+                Device::Cpu(device) => Trained::<Flex>::open(&run, &device)?.evaluate(&data)?,
+                #[cfg(feature = "cuda")]
+                Device::Cuda(device) => Trained::<trion_train::Cuda>::open(&run, &device)?.evaluate(&data)?,
+            };
             println!("{}", json!(evaluation));
         }
         Command::Export { run, output, format, embedding } => {
-            let model = Trained::open(&run, &Device::flex())?;
+            let model = Trained::<Flex>::open(&run, &FlexDevice)?;
             let options = PackOptions { embedding: embedding.into(), packing: Packing::Twos };
             export(&model, &output, format, &options)?;
             println!("{}", output.display());
@@ -245,13 +253,20 @@ fn run(command: Command) -> Result<()> {
     Ok(())
 }
 
+/// Where to compute.
+enum Device {
+    Cpu(FlexDevice),
+    #[cfg(feature = "cuda")]
+    Cuda(trion_train::CudaDevice),
+}
+
 fn find_device(name: &str) -> Result<Device> {
     match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", "0") => Ok(Device::flex()),
+        ("cpu", "0") => Ok(Device::Cpu(FlexDevice)),
         #[cfg(feature = "cuda")]
         ("cuda", index) => {
-            let index = index.parse::<usize>();
-            index.map(Device::cuda).map_err(|_| Error::Argument(format!("--device {name}: no number of a GPU")))
+            let wrong = |_| Error::Argument(format!("--device {name}: no number of a GPU"));
+            Ok(Device::Cuda(trion_train::CudaDevice::new(index.parse().map_err(wrong)?)))
         }
         #[cfg(not(feature = "cuda"))]
         ("cuda", _) => Err(Error::Argument("this program was built without --features cuda".to_owned())),
@@ -259,9 +274,7 @@ fn find_device(name: &str) -> Result<Device> {
     }
 }
 
-fn train(arguments: &TrainArguments) -> Result<()> {
-    let device = find_device(&arguments.device)?;
-    let on_gpu = arguments.device != "cpu";
+fn train<B: Backend>(arguments: &TrainArguments, device: &B::Device, precision: Precision) -> Result<()> {
     let recipe = Recipe {
         shape: arguments.shape,
         positions: arguments.positions,
@@ -281,12 +294,12 @@ fn train(arguments: &TrainArguments) -> Result<()> {
         initialization: arguments.initialization,
         from: arguments.from.clone(),
         ternary: !arguments.float,
-        precision: arguments.precision.unwrap_or(if on_gpu { Precision::Bf16 } else { Precision::F32 }),
+        precision: arguments.precision.unwrap_or(precision),
         clip: arguments.clip,
         seed: arguments.seed,
     };
     let valid = arguments.valid.as_deref().map(Tokens::open).transpose()?;
-    let mut trainer = Trainer::open(&arguments.output, &recipe, Tokens::open(&arguments.data)?, &device)?;
+    let mut trainer = Trainer::<B>::open(&arguments.output, &recipe, Tokens::open(&arguments.data)?, device)?;
     let interrupted = listen()?;
     let bar = bar("steps");
     bar.set_length(recipe.schedule.steps);
@@ -316,7 +329,7 @@ fn train(arguments: &TrainArguments) -> Result<()> {
             trainer.save()?;
         }
         if stop {
-            bar.println(format!("stopped after step {}; the same command goes on", step.step));
+            say(&bar, &format!("stopped after step {}; the same command goes on", step.step));
             break;
         }
     }
@@ -325,8 +338,8 @@ fn train(arguments: &TrainArguments) -> Result<()> {
 }
 
 /// Says how the run goes, measures the model, and lets it write.
-fn measure(
-    trainer: &Trainer,
+fn measure<B: Backend>(
+    trainer: &Trainer<B>,
     arguments: &TrainArguments,
     valid: Option<&Tokens>,
     rate: f64,
@@ -339,27 +352,20 @@ fn measure(
     if let Some(valid) = valid {
         let evaluation = model.evaluate(valid)?;
         let (nats, bits) = (evaluation.nats_per_token, evaluation.bits_per_byte);
-        line += &format!(", other text {nats:.4} nats/token, {bits:.4} bits/byte");
+        line = format!("{line}, other text {nats:.4} nats/token, {bits:.4} bits/byte");
         metrics["evaluation"] = json!(evaluation);
     }
-    // A progress bar that nobody sees prints nothing.
-    if bar.is_hidden() {
-        println!("{line}")
-    } else {
-        bar.println(line)
-    }
+    say(bar, &line);
     if !arguments.sample.is_empty() && model.recipe.ternary {
         let texts = samples(&model, &arguments.output, &arguments.sample)?;
-        texts
-            .iter()
-            .for_each(|text| if bar.is_hidden() { println!("> {text}") } else { bar.println(format!("> {text}")) });
+        texts.iter().for_each(|text| say(bar, &format!("> {text}")));
         metrics["samples"] = json!(texts);
     }
     trainer.record(metrics)
 }
 
 /// What the engine makes of beginnings, with the model as it is.
-fn samples(model: &Trained, run: &Path, beginnings: &[String]) -> Result<Vec<String>> {
+fn samples<B: Backend>(model: &Trained<B>, run: &Path, beginnings: &[String]) -> Result<Vec<String>> {
     let directory = run.join("sample");
     export(model, &directory, Format::Masters, &PackOptions::default())?;
     let engine = Model::open(&directory)?;
@@ -383,6 +389,11 @@ fn listen() -> Result<Arc<AtomicBool>> {
     ctrlc::set_handler(move || handler.store(true, Ordering::Relaxed))
         .map_err(|e| Error::Argument(format!("signals: {e}")))?;
     Ok(asked)
+}
+
+/// Prints a line above a bar, or plainly where there is none.
+fn say(bar: &ProgressBar, line: &str) {
+    bar.suspend(|| println!("{line}"));
 }
 
 /// A bar on a terminal.

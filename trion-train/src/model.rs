@@ -1,24 +1,25 @@
 //! The forward pass: token ids to logits and loss, in the mathematics of the engine (docs/numerics.md).
 
-use burn_tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn_tensor::backend::{AutodiffBackend, Backend};
+use burn_tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use trion_engine::{Activation, Config};
 
 use crate::bitlinear::{Activations, Arithmetic, product};
 use crate::layout::BLOCK;
 
 /// What a forward pass needs beside parameters: constants of a shape, on a device.
-pub struct Forward {
+pub struct Forward<B: Backend> {
     config: Config,
     arithmetic: Arithmetic,
     /// Cosines and sines `[1, 1, positions, head_dim / 2]` of rotary embeddings.
-    rotation: [Tensor<4>; 2],
+    rotation: [Tensor<B, 4>; 2],
     /// What is added to attention scores `[1, 1, positions, positions]`: hides what comes later.
-    mask: Tensor<4>,
+    mask: Tensor<B, 4>,
 }
 
-impl Forward {
+impl<B: Backend> Forward<B> {
     /// For sequences of `positions` tokens.
-    pub fn new(config: &Config, positions: usize, arithmetic: Arithmetic, device: &Device) -> Self {
+    pub fn new(config: &Config, positions: usize, arithmetic: Arithmetic, device: &B::Device) -> Self {
         let half = config.head_dim / 2;
         let mut rotation = [Vec::new(), Vec::new()];
         for position in 0..positions {
@@ -47,7 +48,7 @@ impl Forward {
 
     /// Logits `[sequences * positions, vocab_size]` of `ids` `[sequences, positions]`, for parameters in the order of
     /// [`crate::layout::layout`].
-    pub fn logits(&self, parameters: &[Tensor<2>], ids: Tensor<2, Int>) -> Tensor<2> {
+    pub fn logits(&self, parameters: &[Tensor<B, 2>], ids: Tensor<B, 2, Int>) -> Tensor<B, 2> {
         let [sequences, positions] = ids.dims();
         let embedded = parameters[0].clone().select(0, ids.reshape([sequences * positions]));
         self.logits_of(parameters, embedded, [sequences, positions])
@@ -56,10 +57,10 @@ impl Forward {
     /// [`Forward::logits`] of rows of the embedding `[sequences * positions, hidden_size]`.
     fn logits_of(
         &self,
-        parameters: &[Tensor<2>],
-        embedded: Tensor<2>,
+        parameters: &[Tensor<B, 2>],
+        embedded: Tensor<B, 2>,
         [sequences, positions]: [usize; 2],
-    ) -> Tensor<2> {
+    ) -> Tensor<B, 2> {
         let config = &self.config;
         let mut h = embedded;
         for block in parameters[1..].chunks_exact(BLOCK) {
@@ -89,57 +90,25 @@ impl Forward {
     }
 
     /// The loss: mean cross entropy of `targets` `[sequences, positions]`, in nats a token.
-    pub fn loss(&self, parameters: &[Tensor<2>], ids: Tensor<2, Int>, targets: Tensor<2, Int>) -> Tensor<1> {
+    pub fn loss(
+        &self,
+        parameters: &[Tensor<B, 2>],
+        ids: Tensor<B, 2, Int>,
+        targets: Tensor<B, 2, Int>,
+    ) -> Tensor<B, 1> {
         cross_entropy(self.logits(parameters, ids), targets)
     }
 
-    /// The loss `[1]`, and its gradient by each parameter. Parameters belong to no graph, nor do the results.
-    pub fn gradients(
-        &self,
-        parameters: &[Tensor<2>],
-        ids: Tensor<2, Int>,
-        targets: Tensor<2, Int>,
-    ) -> (Tensor<1>, Vec<Tensor<2>>) {
-        let [sequences, positions] = ids.dims();
-        let tracked: Vec<_> = parameters.iter().map(|p| p.clone().autodiff().require_grad()).collect();
-        // The way to the embedding's rows is taken by hand: the library's adds them up one after the other.
-        let ids = ids.reshape([sequences * positions]);
-        let embedded = parameters[0].clone().select(0, ids.clone()).autodiff().require_grad();
-        let logits = self.logits_of(&tracked, embedded.clone(), [sequences, positions]);
-        let loss = cross_entropy(logits, targets);
-        let mut gradients = loss.backward();
-        let mut of = |parameter: &Tensor<2>| {
-            parameter.grad_remove(&mut gradients).unwrap_or_else(|| parameter.clone().inner().zeros_like())
-        };
-        let of_rows = of(&embedded);
-        let mut all: Vec<_> = tracked.iter().map(of).collect();
-        all[0] = self.add_rows(all[0].clone(), ids, of_rows);
-        (loss.inner(), all)
-    }
-
-    /// Adds row i of `rows` `[tokens, cols]` to row `ids[i]` of `to`.
-    fn add_rows(&self, to: Tensor<2>, ids: Tensor<1, Int>, rows: Tensor<2>) -> Tensor<2> {
-        let precision = self.arithmetic.products;
-        if precision == FloatDType::F32 {
-            return to.select_assign(0, ids, rows, IndexingUpdateOp::Add);
-        }
-        // A product, since GPUs would add one row after the other.
-        let [[count, _], [tokens, _]] = [to.dims(), rows.dims()];
-        let all = Tensor::<1, Int>::arange(0..count as i64, &to.device()).reshape([1, count]).expand([tokens, count]);
-        let one_hot = ids.reshape([tokens, 1]).expand([tokens, count]).equal(all).float().cast(precision);
-        to + one_hot.transpose().matmul(rows.cast(precision)).cast(FloatDType::F32)
-    }
-
-    /// RMSNorm of each row of `x` with `weights` `[1, cols]`.
-    fn norm(&self, x: Tensor<2>, weights: &Tensor<2>) -> Tensor<2> {
+    /// `RMSNorm` of each row of `x` with `weights` `[1, cols]`.
+    fn norm(&self, x: Tensor<B, 2>, weights: &Tensor<B, 2>) -> Tensor<B, 2> {
         let mean = (x.clone() * x.clone()).mean_dim(1).add_scalar(f64::from(self.config.rms_norm_eps));
         x * mean.sqrt().recip() * weights.clone()
     }
 
     /// Grouped-query attention over whole sequences, which nothing precedes: `[tokens, query_size]`.
-    fn attention(&self, [query, key, value]: [Tensor<2>; 3], sequences: usize, positions: usize) -> Tensor<2> {
+    fn attention(&self, [query, key, value]: [Tensor<B, 2>; 3], sequences: usize, positions: usize) -> Tensor<B, 2> {
         let Config { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, .. } = self.config;
-        let split = |x: Tensor<2>, heads| x.reshape([sequences, positions, heads, head_dim]).swap_dims(1, 2);
+        let split = |x: Tensor<B, 2>, heads| x.reshape([sequences, positions, heads, head_dim]).swap_dims(1, 2);
         let query = self.rotate(split(query, heads));
         let key = self.rotate(split(key, kv_heads));
         let value = split(value, kv_heads);
@@ -155,7 +124,7 @@ impl Forward {
     }
 
     /// Rotary embedding of `x` `[sequences, heads, positions, head_dim]`, the halves of a head paired.
-    fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
+    fn rotate(&self, x: Tensor<B, 4>) -> Tensor<B, 4> {
         let [cos, sin] = self.rotation.clone();
         let half = self.config.head_dim / 2;
         let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
@@ -164,8 +133,53 @@ impl Forward {
     }
 }
 
+/// Gradients by parameters.
+impl<A: AutodiffBackend> Forward<A> {
+    /// The loss `[1]`, and its gradient by each parameter.
+    pub fn gradients(
+        &self,
+        parameters: &[Tensor<A::InnerBackend, 2>],
+        ids: Tensor<A::InnerBackend, 2, Int>,
+        targets: Tensor<A::InnerBackend, 2, Int>,
+    ) -> (Tensor<A::InnerBackend, 1>, Vec<Tensor<A::InnerBackend, 2>>) {
+        let [sequences, positions] = ids.dims();
+        let tracked: Vec<Tensor<A, 2>> =
+            parameters.iter().map(|parameter| Tensor::from_inner(parameter.clone()).require_grad()).collect();
+        // The way to the embedding's rows is taken by hand: the library's adds them up one after the other.
+        let ids = ids.reshape([sequences * positions]);
+        let embedded = Tensor::<A, 2>::from_inner(parameters[0].clone().select(0, ids.clone())).require_grad();
+        let logits = self.logits_of(&tracked, embedded.clone(), [sequences, positions]);
+        let loss = cross_entropy(logits, Tensor::from_inner(targets));
+        let mut gradients = loss.backward();
+        let mut of = |parameter: &Tensor<A, 2>| {
+            parameter.grad_remove(&mut gradients).unwrap_or_else(|| parameter.clone().inner().zeros_like())
+        };
+        let of_rows = of(&embedded);
+        let mut all: Vec<_> = tracked.iter().map(of).collect();
+        all[0] = add_rows(all[0].clone(), ids, of_rows, self.arithmetic.products);
+        (loss.inner(), all)
+    }
+}
+
+/// Adds row i of `rows` `[tokens, cols]` to row `ids[i]` of `to`.
+fn add_rows<B: Backend>(
+    to: Tensor<B, 2>,
+    ids: Tensor<B, 1, Int>,
+    rows: Tensor<B, 2>,
+    precision: FloatDType,
+) -> Tensor<B, 2> {
+    if precision == FloatDType::F32 {
+        return to.select_assign(0, ids, rows, IndexingUpdateOp::Add);
+    }
+    // A product, since GPUs would add one row after the other.
+    let [[count, _], [tokens, _]] = [to.dims(), rows.dims()];
+    let all = Tensor::<B, 1, Int>::arange(0..count as i64, &to.device()).reshape([1, count]).expand([tokens, count]);
+    let one_hot = ids.reshape([tokens, 1]).expand([tokens, count]).equal(all).float().cast(precision);
+    to + one_hot.transpose().matmul(rows.cast(precision)).cast(FloatDType::F32)
+}
+
 /// Mean cross entropy of `targets` `[sequences, positions]` by `logits` `[sequences * positions, vocab_size]`.
-fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>) -> Tensor<1> {
+fn cross_entropy<B: Backend>(logits: Tensor<B, 2>, targets: Tensor<B, 2, Int>) -> Tensor<B, 1> {
     let [sequences, positions] = targets.dims();
     let targets = targets.reshape([sequences * positions, 1]);
     activation::log_softmax(logits, 1).gather(1, targets).mean().neg()

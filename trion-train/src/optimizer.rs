@@ -1,7 +1,8 @@
-//! What moves the parameters: AdamW, and Muon for the blocks' matrices.
+//! What moves the parameters: `AdamW`, and Muon for the blocks' matrices.
 
 use std::collections::BTreeMap;
 
+use burn_tensor::backend::Backend;
 use burn_tensor::{FloatDType, Tensor};
 
 use crate::layout::{Entry, Kind};
@@ -35,7 +36,7 @@ pub struct Muon {
 /// Rates of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Learning rate of AdamW.
+    /// Learning rate of `AdamW`.
     pub adamw: f64,
     /// Learning rate of Muon.
     pub muon: f64,
@@ -44,24 +45,24 @@ pub struct Rates {
 }
 
 /// Moments of parameters.
-pub struct Optimizer {
+pub struct Optimizer<B: Backend> {
     adamw: AdamW,
     muon: Option<Muon>,
-    /// For each parameter: the mean or sum of its gradients and, for AdamW, the mean of their squares.
-    moments: Vec<Vec<Tensor<2>>>,
+    /// For each parameter: the mean or sum of its gradients and, for `AdamW`, the mean of their squares.
+    moments: Vec<Vec<Tensor<B, 2>>>,
     /// Steps that were taken.
     steps: u64,
     /// Indices of the parameters that Muon moves, by their shape turned so that it is not higher than wide.
     stacks: BTreeMap<[usize; 2], Vec<usize>>,
 }
 
-impl Optimizer {
+impl<B: Backend> Optimizer<B> {
     /// For parameters of these kinds, which have not moved yet.
-    pub fn new(entries: &[Entry], parameters: &[Tensor<2>], adamw: AdamW, muon: Option<Muon>) -> Self {
+    pub fn new(entries: &[Entry], parameters: &[Tensor<B, 2>], adamw: AdamW, muon: Option<Muon>) -> Self {
         let mut stacks = BTreeMap::<[usize; 2], Vec<usize>>::new();
         let mut moments = Vec::new();
         for (index, (entry, parameter)) in entries.iter().zip(parameters).enumerate() {
-            let zeros = || parameter.clone().inner().zeros_like();
+            let zeros = || parameter.zeros_like();
             if muon.is_some() && matches!(entry.kind, Kind::Matrix(_)) {
                 let [rows, cols] = entry.shape;
                 stacks.entry([rows.min(cols), rows.max(cols)]).or_default().push(index);
@@ -79,17 +80,17 @@ impl Optimizer {
     }
 
     /// The moments of each parameter.
-    pub fn moments(&self) -> &[Vec<Tensor<2>>] {
+    pub fn moments(&self) -> &[Vec<Tensor<B, 2>>] {
         &self.moments
     }
 
     /// Goes on from moments that were saved after `steps` steps.
-    pub fn restore(&mut self, moments: Vec<Vec<Tensor<2>>>, steps: u64) {
+    pub fn restore(&mut self, moments: Vec<Vec<Tensor<B, 2>>>, steps: u64) {
         (self.moments, self.steps) = (moments, steps);
     }
 
     /// Moves every parameter against its gradient. Neither belongs to a graph.
-    pub fn step(&mut self, parameters: &mut [Tensor<2>], gradients: &[Tensor<2>], rates: Rates) {
+    pub fn step(&mut self, parameters: &mut [Tensor<B, 2>], gradients: &[Tensor<B, 2>], rates: Rates) {
         self.steps += 1;
         if let Some(muon) = self.muon {
             for stack in self.stacks.values() {
@@ -113,12 +114,12 @@ impl Optimizer {
 
 /// One step of Muon for parameters whose shapes are the same when turned: their updates are one product after the other of
 /// the whole stack.
-fn step_muon(
+fn step_muon<B: Backend>(
     muon: Muon,
     stack: &[usize],
-    parameters: &mut [Tensor<2>],
-    gradients: &[Tensor<2>],
-    moments: &mut [Vec<Tensor<2>>],
+    parameters: &mut [Tensor<B, 2>],
+    gradients: &[Tensor<B, 2>],
+    moments: &mut [Vec<Tensor<B, 2>>],
     rates: Rates,
 ) {
     let mut updates = Vec::new();
@@ -145,7 +146,7 @@ fn step_muon(
 
 /// Matrices `[count, rows, cols]`, not higher than wide, with singular values of about 1: five steps of the quintic of
 /// Jordan et al. 2024 bring those from 0.01 to 1 between 0.7 and 1.2.
-fn orthogonalize(x: Tensor<3>, muon: Muon) -> Tensor<3> {
+fn orthogonalize<B: Backend>(x: Tensor<B, 3>, muon: Muon) -> Tensor<B, 3> {
     const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
     let [a, b, c] = COEFFICIENTS;
     let norm = (x.clone() * x.clone()).sum_dims(&[1, 2]).sqrt().add_scalar(1e-7);
@@ -159,7 +160,7 @@ fn orthogonalize(x: Tensor<3>, muon: Muon) -> Tensor<3> {
 }
 
 /// Scales gradients so that the norm of all together is at most `largest`; gives the norm before `[1]`.
-pub fn clip(gradients: &mut [Tensor<2>], largest: f64) -> Option<Tensor<1>> {
+pub fn clip<B: Backend>(gradients: &mut [Tensor<B, 2>], largest: f64) -> Option<Tensor<B, 1>> {
     let squares = gradients.iter().map(|gradient| (gradient.clone() * gradient.clone()).sum());
     let norm = squares.reduce(|sum, square| sum + square)?.sqrt();
     let factor = norm.clone().add_scalar(1e-6).recip().mul_scalar(largest).clamp_max(1.0).reshape([1, 1]);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use burn_tensor::{Device, FloatDType, Tensor, TensorData};
+use burn_tensor::backend::Backend;
+use burn_tensor::{FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -25,7 +26,12 @@ pub enum Initialization {
 }
 
 /// Parameters of a model that has learned nothing, the same for a seed on every device.
-pub fn initial(entries: &[Entry], start: Initialization, seed: u64, device: &Device) -> Vec<Tensor<2>> {
+pub fn initial<B: Backend>(
+    entries: &[Entry],
+    start: Initialization,
+    seed: u64,
+    device: &B::Device,
+) -> Vec<Tensor<B, 2>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = |entry: &Entry, deviation: f32| -> Vec<f32> {
         (0..entry.len()).map(|_| standard_normal(&mut random) * deviation).collect()
@@ -56,9 +62,9 @@ fn standard_normal(random: &mut impl RngCore) -> f32 {
 }
 
 /// The numbers of a tensor, in single precision.
-pub(crate) fn floats<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+pub(crate) fn floats<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32> {
     // The tensor is of this type, and its device has it.
-    tensor.clone().inner().cast(FloatDType::F32).try_into_vec_as::<f32>().unwrap_or_default()
+    tensor.clone().cast(FloatDType::F32).into_data().into_vec().unwrap_or_default()
 }
 
 /// A tensor of a file that is to be written: its name, type, shape and bytes.
@@ -94,14 +100,14 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The tensor `name` of `file`, which was read from `path`: singles, or what can be made singles without loss.
-pub(crate) fn tensor(
+pub(crate) fn tensor<B: Backend>(
     path: &Path,
     file: &SafeTensors<'_>,
     name: &str,
     stored_shape: &[usize],
     shape: [usize; 2],
-    device: &Device,
-) -> Result<Tensor<2>> {
+    device: &B::Device,
+) -> Result<Tensor<B, 2>> {
     let tensor = file.tensor(name).map_err(|e| Error::malformed(path, format!("{name}: {e}")))?;
     if tensor.shape() != stored_shape {
         let message = format!("{name} has shape {:?}, expected {stored_shape:?}", tensor.shape());
@@ -122,7 +128,7 @@ pub(crate) fn tensor(
 ///
 /// # Errors
 /// [`Error::Malformed`] if one is missing or has another shape or type.
-pub fn load(path: &Path, entries: &[Entry], device: &Device) -> Result<Vec<Tensor<2>>> {
+pub fn load<B: Backend>(path: &Path, entries: &[Entry], device: &B::Device) -> Result<Vec<Tensor<B, 2>>> {
     let bytes = read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::malformed(path, e.to_string()))?;
     entries.iter().map(|e| tensor(path, &file, &e.name, &e.stored_shape(), e.shape, device)).collect()

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use burn_tensor::{Device, FloatDType};
+use burn_tensor::FloatDType;
+use burn_tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 use trion_engine::Config;
 
@@ -25,7 +26,7 @@ pub struct Recipe {
     pub accumulate: usize,
     /// Rates, and how many steps there are.
     pub schedule: Schedule,
-    /// What moves the blocks' matrices; AdamW moves everything else.
+    /// What moves the blocks' matrices; `AdamW` moves everything else.
     pub optimizer: OptimizerName,
     /// How parameters start, unless they come from a checkpoint.
     pub initialization: Initialization,
@@ -47,7 +48,7 @@ pub struct Recipe {
 pub enum OptimizerName {
     /// Muon.
     Muon,
-    /// AdamW.
+    /// `AdamW`.
     Adamw,
 }
 
@@ -76,7 +77,7 @@ impl Recipe {
     ///
     /// # Errors
     /// [`Error::Argument`] if a number is out of range.
-    pub fn config(&self, vocab_size: usize, device: &Device) -> Result<Config> {
+    pub fn config<B: Backend>(&self, vocab_size: usize, device: &B::Device) -> Result<Config> {
         let positive = [
             ("positions", self.positions as u64),
             ("sequences", self.sequences as u64),
@@ -90,7 +91,7 @@ impl Recipe {
         if let Some((name, value)) = rates.into_iter().find(|(_, value)| !value.is_finite() || *value <= 0.0) {
             return Err(Error::Argument(format!("{name} is {value}, expected a positive number")));
         }
-        if !device.supports_dtype(self.precision.dtype()) {
+        if !B::supports_dtype(device, self.precision.dtype().into()) {
             return Err(Error::Argument("this device computes no products in bfloat16, expected f32".to_owned()));
         }
         let config = self.shape.config(vocab_size, self.positions);

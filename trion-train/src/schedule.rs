@@ -1,5 +1,5 @@
-//! Learning rates and weight decay in two stages, as BitNet b1.58 is trained (Ma et al. 2024, "The Era of 1-bit LLMs: Training
-//! Tips, Code and FAQ"): high rates with decay first, then lower rates without, which lets trits settle.
+//! Learning rates and weight decay in two stages, as `BitNet` b1.58 is trained (Ma et al. 2024, "The Era of 1-bit LLMs:
+//! Training Tips, Code and FAQ"): high rates with decay first, then lower rates without, which lets trits settle.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct Schedule {
     pub steps: u64,
     /// Steps in which rates rise from zero.
     pub warmup: u64,
-    /// Peak rate of AdamW.
+    /// Peak rate of `AdamW`.
     pub adamw: f64,
     /// Peak rate of Muon.
     pub muon: f64,

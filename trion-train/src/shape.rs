@@ -1,4 +1,4 @@
-//! The shape of a model, as `config.json` of Hugging Face's BitNet writes it.
+//! The shape of a model, as `config.json` of Hugging Face's `BitNet` writes it.
 
 use serde_json::{Value, json};
 use trion_engine::{Activation, Config};

@@ -1,11 +1,12 @@
 //! A trained model: what it is measured by, and the directory that a run leaves.
 //!
-//! A run's directory has `recipe.json`, `tokenizer.json`, `checkpoint.safetensors` (parameters in the names of Hugging Face's
-//! BitNet, and moments, of the last checkpoint) and `metrics.jsonl`.
+//! A run's directory has `recipe.json`, `tokenizer.json`, `checkpoint.safetensors` (parameters in the names of
+//! Hugging Face's `BitNet`, and moments, of the last checkpoint) and `metrics.jsonl`.
 
 use std::path::Path;
 
-use burn_tensor::{Device, Int, Tensor, TensorData};
+use burn_tensor::backend::Backend;
+use burn_tensor::{Int, Tensor, TensorData};
 use tokenizers::Tokenizer;
 use trion_engine::Config;
 
@@ -24,7 +25,7 @@ pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
 /// A model with its tokenizer.
-pub struct Trained {
+pub struct Trained<B: Backend> {
     /// How it was made.
     pub recipe: Recipe,
     /// Its shape.
@@ -34,8 +35,8 @@ pub struct Trained {
     /// The token that documents begin with.
     pub end: u32,
     /// Its parameters, in the order of [`layout`].
-    pub parameters: Vec<Tensor<2>>,
-    device: Device,
+    pub parameters: Vec<Tensor<B, 2>>,
+    device: B::Device,
 }
 
 /// A loss.
@@ -49,10 +50,15 @@ pub struct Evaluation {
     pub tokens: u64,
 }
 
-impl Trained {
-    pub(crate) fn new(directory: &Path, recipe: Recipe, parameters: Vec<Tensor<2>>, device: &Device) -> Result<Self> {
+impl<B: Backend> Trained<B> {
+    pub(crate) fn new(
+        directory: &Path,
+        recipe: Recipe,
+        parameters: Vec<Tensor<B, 2>>,
+        device: &B::Device,
+    ) -> Result<Self> {
         let (tokenizer, end) = tokenizer::open(&directory.join(TOKENIZER))?;
-        let config = recipe.config(tokenizer.get_vocab_size(true), device)?;
+        let config = recipe.config::<B>(tokenizer.get_vocab_size(true), device)?;
         Ok(Trained { recipe, config, tokenizer, end, parameters, device: device.clone() })
     }
 
@@ -60,7 +66,7 @@ impl Trained {
     ///
     /// # Errors
     /// When a file is missing or does not hold what it should.
-    pub fn open(directory: &Path, device: &Device) -> Result<Self> {
+    pub fn open(directory: &Path, device: &B::Device) -> Result<Self> {
         let recipe: Recipe = read_json(&directory.join(RECIPE))?;
         let mut trained = Self::new(directory, recipe, Vec::new(), device)?;
         trained.parameters = load(&directory.join(CHECKPOINT), &layout(&trained.config), device)?;
@@ -72,8 +78,8 @@ impl Trained {
         layout(&self.config)
     }
 
-    /// Loss on other data: windows of as many tokens as the model was trained on, which do not overlap, the first token of
-    /// each given, as `trion perplexity` measures.
+    /// Loss on other data: windows of as many tokens as the model was trained on, which do not overlap, the first token
+    /// of each given, as `trion perplexity` measures.
     ///
     /// # Errors
     /// [`Error::Argument`] if the data has another vocabulary or is shorter than a window.
@@ -97,7 +103,7 @@ impl Trained {
             let count = (windows - from).min(sequences as u64) as usize;
             let ids = data.read(from * positions as u64, count * positions)?;
             let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
-            let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [count, positions]), &self.device);
+            let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [count, positions]), &self.device);
             let [inputs, targets] = [0, 1].map(|shift| ids.clone().narrow(1, shift, positions - 1));
             let loss = forward.loss(&self.parameters, inputs, targets);
             nats += f64::from(floats(&loss)[0]) * (count * (positions - 1)) as f64;

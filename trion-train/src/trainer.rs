@@ -7,7 +7,9 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn_tensor::{Device, Int, Tensor, TensorData};
+use burn_autodiff::Autodiff;
+use burn_tensor::backend::Backend;
+use burn_tensor::{Int, Tensor, TensorData};
 use safetensors::tensor::SafeTensors;
 use serde_json::{Value, json};
 
@@ -36,26 +38,26 @@ pub struct Step {
 }
 
 /// A run in memory.
-pub struct Trainer {
+pub struct Trainer<B: Backend> {
     directory: PathBuf,
     recipe: Recipe,
     entries: Vec<Entry>,
-    device: Device,
+    device: B::Device,
     data: Tokens,
     order: Order,
-    forward: Forward,
-    parameters: Vec<Tensor<2>>,
-    optimizer: Optimizer,
+    forward: Forward<Autodiff<B>>,
+    parameters: Vec<Tensor<B, 2>>,
+    optimizer: Optimizer<B>,
 }
 
-impl Trainer {
+impl<B: Backend> Trainer<B> {
     /// Begins a run in `directory`, or goes on with the one that is there.
     ///
     /// # Errors
     /// When files cannot be read or written, when the recipe has a number out of range, or when `directory` has a run of
     /// another recipe or tokenizer.
-    pub fn open(directory: &Path, recipe: &Recipe, data: Tokens, device: &Device) -> Result<Self> {
-        let config = recipe.config(data.manifest().vocab_size, device)?;
+    pub fn open(directory: &Path, recipe: &Recipe, data: Tokens, device: &B::Device) -> Result<Self> {
+        let config = recipe.config::<B>(data.manifest().vocab_size, device)?;
         let order = Order::new(data.manifest().tokens(), recipe.positions, recipe.seed)?;
         let entries = layout(&config);
         make_directory(directory)?;
@@ -113,7 +115,7 @@ impl Trainer {
     ///
     /// # Errors
     /// When the tokenizer cannot be read.
-    pub fn model(&self) -> Result<Trained> {
+    pub fn model(&self) -> Result<Trained<B>> {
         Trained::new(&self.directory, self.recipe.clone(), self.parameters.clone(), &self.device)
     }
 
@@ -124,7 +126,7 @@ impl Trainer {
     pub fn step(&mut self) -> Result<Step> {
         let step = self.steps() + 1;
         self.forward.set_arithmetic(self.recipe.arithmetic(step));
-        let (mut sum, mut gradients) = (None::<Tensor<1>>, Vec::<Tensor<2>>::new());
+        let (mut sum, mut gradients) = (None::<Tensor<B, 1>>, Vec::<Tensor<B, 2>>::new());
         for piece in 0..self.recipe.accumulate as u64 {
             let [ids, targets] = self.batch((step - 1) * self.recipe.accumulate as u64 + piece)?;
             let (loss, of_piece) = self.forward.gradients(&self.parameters, ids, targets);
@@ -150,7 +152,7 @@ impl Trainer {
     }
 
     /// The ids and targets `[sequences, positions]` of the `n`-th batch.
-    fn batch(&self, n: u64) -> Result<[Tensor<2, Int>; 2]> {
+    fn batch(&self, n: u64) -> Result<[Tensor<B, 2, Int>; 2]> {
         let Recipe { sequences, positions, .. } = self.recipe;
         let mut windows = Vec::with_capacity(sequences);
         for i in 0..sequences as u64 {

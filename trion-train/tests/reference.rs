@@ -1,4 +1,4 @@
-//! Losses, gradients and steps beside the reference: a tiny BitNet that PyTorch trained for two steps with straight-through
+//! Losses, gradients and steps beside the reference: a tiny `BitNet` that `PyTorch` trained for two steps with straight-through
 //! rounding (case e of the shared cases).
 
 use std::fs;
@@ -10,7 +10,7 @@ use trion_train::layout::{Entry, layout};
 use trion_train::model::Forward;
 use trion_train::optimizer::{AdamW, Optimizer, Rates};
 use trion_train::parameters::load;
-use trion_train::{Arithmetic, Device, Int, Tensor, TensorData};
+use trion_train::{Arithmetic, Autodiff, Flex, FlexDevice, Int, Tensor, TensorData};
 
 /// The case, where the shared files are.
 fn case() -> Option<PathBuf> {
@@ -40,8 +40,8 @@ const CONFIG: Config = Config {
 /// Learning rate of the reference.
 const RATE: f64 = 1e-3;
 
-fn values(tensor: &Tensor<2>) -> Vec<f32> {
-    tensor.clone().inner().try_into_vec_as::<f32>().unwrap()
+fn values(tensor: &Tensor<Flex, 2>) -> Vec<f32> {
+    tensor.clone().into_data().into_vec().unwrap()
 }
 
 /// The largest difference, in parts of the largest magnitude of `expected`.
@@ -59,27 +59,27 @@ fn reference<'a>(file: &'a SafeTensors<'_>, name: &str) -> Vec<f32> {
 #[test]
 fn losses_gradients_and_steps_are_those_of_the_reference() {
     let Some(case) = case() else { return };
-    let device = Device::flex();
+    let device = FlexDevice;
     let entries: Vec<Entry> = layout(&CONFIG);
     let mut parameters = load(&case.join("model.safetensors"), &entries, &device).unwrap();
     let bytes = fs::read(case.join("reference.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let ids: Vec<i32> =
         file.tensor("input_ids").unwrap().data().as_chunks::<4>().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
-    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [3, 24]), &device);
+    let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [3, 24]), &device);
     let (inputs, targets) = (ids.clone().narrow(1, 0, 23), ids.clone().narrow(1, 1, 23));
 
-    let logits = Forward::new(&CONFIG, 24, Arithmetic::EXACT, &device).logits(&parameters, ids);
+    let logits = Forward::<Flex>::new(&CONFIG, 24, Arithmetic::EXACT, &device).logits(&parameters, ids);
     let found = values(&logits);
     println!("logits {}", difference(&found, &reference(&file, "logits")));
     assert!(difference(&found, &reference(&file, "logits")) < 1e-5);
 
     let losses = reference(&file, "losses");
-    let forward = Forward::new(&CONFIG, 23, Arithmetic::EXACT, &device);
+    let forward = Forward::<Autodiff<Flex>>::new(&CONFIG, 23, Arithmetic::EXACT, &device);
     let mut optimizer = Optimizer::new(&entries, &parameters, AdamW::default(), None);
     for (step, expected) in losses.iter().enumerate() {
         let (loss, gradients) = forward.gradients(&parameters, inputs.clone(), targets.clone());
-        let found = loss.try_into_vec_as::<f32>().unwrap()[0];
+        let found = loss.into_data().into_vec::<f32>().unwrap()[0];
         println!("loss {step}: {found}, expected {expected}");
         assert!((found - expected).abs() < 2e-5 * expected.abs(), "loss {step} is {found}, expected {expected}");
         if step == 0 {

@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 use trion_engine::{Logits, Model, Pool, Session, SessionOptions};
 use trion_train::data::Tokens;
 use trion_train::export::{Format, export};
-use trion_train::{Device, Trained};
+use trion_train::model::Forward;
+use trion_train::{Flex, FlexDevice, Int, Tensor, TensorData, Trained};
 
 /// A directory of a test's own, empty.
 fn directory(name: &str) -> PathBuf {
@@ -106,7 +107,7 @@ fn a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not() {
 fn the_engine_computes_what_was_trained() {
     let directory = prepare("engine");
     run(&directory, &short("run"));
-    let model = Trained::open(&directory.join("run"), &Device::flex()).unwrap();
+    let model = Trained::<Flex>::open(&directory.join("run"), &FlexDevice).unwrap();
     let options = trion_engine::PackOptions::default();
     let mut texts = Vec::new();
     for (format, name) in [(Format::Masters, "masters"), (Format::Packed, "packed"), (Format::Trion, "file")] {
@@ -123,14 +124,10 @@ fn the_engine_computes_what_was_trained() {
     assert!(texts.iter().all(|text| *text == texts[0]), "the same trits give the same bits");
 
     let (ids, logits) = &texts[0];
-    let forward =
-        trion_train::model::Forward::new(&model.config, 32, model.recipe.finished_arithmetic(), &Device::flex());
+    let forward = Forward::<Flex>::new(&model.config, 32, model.recipe.finished_arithmetic(), &FlexDevice);
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-    let ids = trion_train::Tensor::<2, trion_train::Int>::from_data(
-        trion_train::TensorData::new(ids, [1, 32]),
-        &Device::flex(),
-    );
-    let trained = forward.logits(&model.parameters, ids).try_into_vec_as::<f32>().unwrap();
+    let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, 32]), &FlexDevice);
+    let trained = forward.logits(&model.parameters, ids).into_data().into_vec::<f32>().unwrap();
     assert_eq!(trained.len(), logits.len());
     let largest = logits.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
     for (a, b) in trained.iter().zip(logits) {
