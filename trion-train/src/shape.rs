@@ -7,7 +7,7 @@ use trion_engine::{Activation, Config};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
-    /// For firmware: 0.9 million parameters with a vocabulary of 1024.
+    /// For firmware: 0.8 million parameters with a vocabulary of 1024.
     Micro,
     /// 1.2 million parameters with a vocabulary of 1024.
     #[value(name = "1m")]
@@ -31,7 +31,7 @@ impl Shape {
     /// The configuration with a vocabulary of so many tokens, for sequences of `positions`.
     pub fn config(self, vocab_size: usize, positions: usize) -> Config {
         let (hidden, layers, heads, kv_heads, wide) = match self {
-            Shape::Micro => (128, 5, 4, 2, 352),
+            Shape::Micro => (128, 4, 4, 2, 320),
             Shape::OneM => (128, 6, 4, 2, 352),
             Shape::FourM => (256, 4, 4, 2, 704),
             Shape::FourteenM => (384, 8, 6, 2, 1024),
