@@ -1,5 +1,6 @@
 //! Runs of the command, from text to files that the engine reads.
 
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -27,7 +28,7 @@ fn text() -> String {
         if i % 20 == 0 {
             text += "<|endoftext|>";
         }
-        text += &format!("{} and {} are {}.\n", words[a], words[b], words[a + b]);
+        writeln!(text, "{} and {} are {}.", words[a], words[b], words[a + b]).unwrap();
     }
     text
 }
