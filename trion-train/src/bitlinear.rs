@@ -6,7 +6,7 @@
 //! Neurons", as used by Wang et al. 2023, "`BitNet`".
 //!
 //! Products are of whole numbers: trits and quantised activations have no rounding in bfloat16 either, so that mixed
-//! precision costs nothing there but in what is accumulated.
+//! precision rounds nothing there but results, and gradients.
 
 use burn_tensor::backend::Backend;
 use burn_tensor::{FloatDType, Tensor};

@@ -31,13 +31,16 @@ pub enum Error {
     Argument(String),
     /// The loss or the gradient is not a number any more.
     #[error(
-        "step {step}: the loss is {loss}, expected a finite number; lower the learning rate, or resume with another seed"
+        "step {step}: the loss is {loss} and the gradient's norm {gradient_norm}, expected finite numbers; lower the \
+         learning rate, or, if the GPU said that its memory is full, give fewer sequences and more to accumulate"
     )]
     Diverged {
         /// The step, from 1.
         step: u64,
         /// The loss.
         loss: f32,
+        /// The norm.
+        gradient_norm: f32,
     },
     /// The engine refused a checkpoint.
     #[error(transparent)]

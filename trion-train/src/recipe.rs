@@ -77,7 +77,7 @@ impl Recipe {
     ///
     /// # Errors
     /// [`Error::Argument`] if a number is out of range.
-    pub fn config<B: Backend>(&self, vocab_size: usize, device: &B::Device) -> Result<Config> {
+    pub fn config(&self, vocab_size: usize) -> Result<Config> {
         let positive = [
             ("positions", self.positions as u64),
             ("sequences", self.sequences as u64),
@@ -91,9 +91,6 @@ impl Recipe {
         if let Some((name, value)) = rates.into_iter().find(|(_, value)| !value.is_finite() || *value <= 0.0) {
             return Err(Error::Argument(format!("{name} is {value}, expected a positive number")));
         }
-        if !B::supports_dtype(device, self.precision.dtype().into()) {
-            return Err(Error::Argument("this device computes no products in bfloat16, expected f32".to_owned()));
-        }
         let config = self.shape.config(vocab_size, self.positions);
         config.validate().map_err(|e| Error::Argument(e.to_string()))?;
         Ok(config)
@@ -105,9 +102,15 @@ impl Recipe {
         Arithmetic { lambda, products: self.precision.dtype() }
     }
 
-    /// How the finished model computes.
-    pub fn finished_arithmetic(&self) -> Arithmetic {
-        Arithmetic { lambda: f64::from(u8::from(self.ternary)), products: self.precision.dtype() }
+    /// How the finished model computes: on a device without units for the run's precision, in single precision.
+    pub fn finished_arithmetic<B: Backend>(&self, device: &B::Device) -> Arithmetic {
+        let products = if self.is_for::<B>(device) { self.precision.dtype() } else { FloatDType::F32 };
+        Arithmetic { lambda: f64::from(u8::from(self.ternary)), products }
+    }
+
+    /// Whether a device computes products in the precision that is asked for.
+    pub fn is_for<B: Backend>(&self, device: &B::Device) -> bool {
+        B::supports_dtype(device, self.precision.dtype().into())
     }
 
     /// Tokens of a step.

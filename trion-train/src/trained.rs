@@ -58,7 +58,7 @@ impl<B: Backend> Trained<B> {
         device: &B::Device,
     ) -> Result<Self> {
         let (tokenizer, end) = tokenizer::open(&directory.join(TOKENIZER))?;
-        let config = recipe.config::<B>(tokenizer.get_vocab_size(true), device)?;
+        let config = recipe.config(tokenizer.get_vocab_size(true))?;
         Ok(Trained { recipe, config, tokenizer, end, parameters, device: device.clone() })
     }
 
@@ -96,7 +96,7 @@ impl<B: Backend> Trained<B> {
             let message = format!("the data has {} tokens, expected {positions} for a window", manifest.tokens());
             return Err(Error::Argument(message));
         }
-        let arithmetic = self.recipe.finished_arithmetic();
+        let arithmetic = self.recipe.finished_arithmetic::<B>(&self.device);
         let forward = Forward::new(config, positions - 1, arithmetic, &self.device);
         let mut nats = 0.0;
         for from in (0..windows).step_by(sequences) {

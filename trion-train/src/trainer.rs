@@ -57,7 +57,10 @@ impl<B: Backend> Trainer<B> {
     /// When files cannot be read or written, when the recipe has a number out of range, or when `directory` has a run of
     /// another recipe or tokenizer.
     pub fn open(directory: &Path, recipe: &Recipe, data: Tokens, device: &B::Device) -> Result<Self> {
-        let config = recipe.config::<B>(data.manifest().vocab_size, device)?;
+        let config = recipe.config(data.manifest().vocab_size)?;
+        if !recipe.is_for::<B>(device) {
+            return Err(Error::Argument("this device computes no products in bfloat16, expected f32".to_owned()));
+        }
         let order = Order::new(data.manifest().tokens(), recipe.positions, recipe.seed)?;
         let entries = layout(&config);
         make_directory(directory)?;
@@ -145,7 +148,7 @@ impl<B: Backend> Trainer<B> {
         let norm = clip(&mut gradients, self.recipe.clip);
         let [loss, gradient_norm] = [sum, norm].map(|value| value.map_or(f32::NAN, |v| floats(&v)[0]));
         if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(Error::Diverged { step, loss });
+            return Err(Error::Diverged { step, loss, gradient_norm });
         }
         self.optimizer.step(&mut self.parameters, &gradients, self.recipe.schedule.rates(step));
         Ok(Step { step, loss, gradient_norm })

@@ -125,7 +125,8 @@ fn the_engine_computes_what_was_trained() {
     assert!(texts.iter().all(|text| *text == texts[0]), "the same trits give the same bits");
 
     let (ids, logits) = &texts[0];
-    let forward = Forward::<Flex>::new(&model.config, 32, model.recipe.finished_arithmetic(), &FlexDevice);
+    let forward =
+        Forward::<Flex>::new(&model.config, 32, model.recipe.finished_arithmetic::<Flex>(&FlexDevice), &FlexDevice);
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, 32]), &FlexDevice);
     let trained = forward.logits(&model.parameters, ids).into_data().into_vec::<f32>().unwrap();
