@@ -101,10 +101,9 @@ impl<B: Backend> Optimizer<B> {
         let corrections = [beta1, beta2].map(|beta| 1.0 - beta.powf(self.steps as f64));
         for ((parameter, gradient), moments) in parameters.iter_mut().zip(gradients).zip(&mut self.moments) {
             let [mean, square] = &mut moments[..] else { continue };
-            let next = mean.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
-            *mean = next;
-            let next = square.clone().mul_scalar(beta2) + (gradient.clone() * gradient.clone()).mul_scalar(1.0 - beta2);
-            *square = next;
+            *mean = mean.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+            let squares = gradient.clone() * gradient.clone();
+            *square = square.clone().mul_scalar(beta2) + squares.mul_scalar(1.0 - beta2);
             let root = square.clone().sqrt().div_scalar(corrections[1].sqrt()).add_scalar(eps);
             let decayed = parameter.clone().mul_scalar(1.0 - rates.adamw * rates.weight_decay);
             *parameter = decayed - (mean.clone() / root).mul_scalar(rates.adamw / corrections[0]);
@@ -168,4 +167,42 @@ pub fn clip<B: Backend>(gradients: &mut [Tensor<B, 2>], largest: f64) -> Option<
         *gradient = gradient.clone() * factor.clone();
     }
     Some(norm)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn_flex::{Flex, FlexDevice};
+    use burn_tensor::TensorData;
+
+    use super::*;
+
+    fn matrices(count: usize, rows: usize, cols: usize) -> Tensor<Flex, 3> {
+        let values: Vec<f32> = (0..count * rows * cols).map(|i| ((i * i * 7 + i * 13) % 101) as f32 - 50.0).collect();
+        Tensor::from_data(TensorData::new(values, [count, rows, cols]), &FlexDevice)
+    }
+
+    #[test]
+    fn updates_of_muon_are_about_as_long_in_every_direction() {
+        let muon = Muon { momentum: 0.95, steps: 5, precision: FloatDType::F32 };
+        let x = orthogonalize(matrices(3, 12, 20), muon);
+        // Rows are combined in several ways; the length of each result is between the extreme singular values.
+        let ways = matrices(3, 30, 12);
+        let length = |x: Tensor<Flex, 3>| (x.clone() * x).sum_dim(2).sqrt();
+        let ratios = (length(ways.clone().matmul(x)) / length(ways)).into_data().into_vec::<f32>().unwrap();
+        assert!(ratios.iter().all(|ratio| (0.6..1.3).contains(ratio)), "{ratios:?}");
+    }
+
+    #[test]
+    fn gradients_are_clipped_together() {
+        let of = |value: f32| Tensor::<Flex, 2>::full([2, 2], value, &FlexDevice);
+        let mut gradients = [of(3.0), of(4.0)];
+        let norm = clip(&mut gradients, 1.0).unwrap().into_data().into_vec::<f32>().unwrap();
+        assert_eq!(norm, [10.0]);
+        let found = gradients[1].clone().into_data().into_vec::<f32>().unwrap();
+        assert!(found.iter().all(|value| (value - 0.4).abs() < 1e-6), "{found:?}");
+        // Short ones stay as they are.
+        let mut gradients = [of(0.25)];
+        clip(&mut gradients, 1.0);
+        assert_eq!(gradients[0].clone().into_data().into_vec::<f32>().unwrap(), [0.25; 4]);
+    }
 }

@@ -9,10 +9,11 @@ use burn_tensor::{FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use trion_core::Projection;
 
 use crate::error::{Error, Result};
 use crate::files::write_whole;
-use crate::layout::{Entry, Kind, Projection};
+use crate::layout::{Entry, Kind};
 
 /// How parameters start. Norms are ones, and the embedding is normal, with both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
