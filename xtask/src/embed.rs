@@ -201,7 +201,7 @@ fn cargo_c() -> Result<PathBuf, String> {
         let version = ["cargo-c", "--version", CARGO_C, "--locked"];
         // It is run a few times, so compiling it well would cost more than it saves.
         let how = ["--debug", "--root", &tools.to_string_lossy()];
-        run("cargo", &[&["install"], &version[..], &how[..]].concat())?;
+        run_with(&[("CARGO_PROFILE_DEV_DEBUG", "0")], "cargo", &[&["install"], &version[..], &how[..]].concat())?;
     }
     Ok(own)
 }
