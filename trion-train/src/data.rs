@@ -73,8 +73,8 @@ pub fn encode(
     crate::files::write_whole(&to.join("tokenizer.json"), |file| file.write_all(&tokenizer_bytes))?;
     let mut writer = ShardWriter { directory: to, limit: shard_tokens.max(1), open: None, shards: Vec::new() };
     let (mut bytes, mut done) = (0, 0);
-    let sizes = texts.iter().map(|path| std::fs::metadata(path).map_err(Error::io(path)));
-    let total = sizes.sum::<Result<SumOfBytes>>()?.0;
+    let sizes = texts.iter().map(|path| Ok(std::fs::metadata(path).map_err(Error::io(path))?.len()));
+    let total = sizes.sum::<Result<u64>>()?;
     for path in texts {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
         let mut pieces = Vec::new();
@@ -103,35 +103,25 @@ pub fn encode(
     Ok(manifest)
 }
 
-/// Bytes of several files.
-struct SumOfBytes(u64);
-
-impl std::iter::Sum<std::fs::Metadata> for SumOfBytes {
-    fn sum<I: Iterator<Item = std::fs::Metadata>>(files: I) -> Self {
-        SumOfBytes(files.map(|file| file.len()).sum())
-    }
-}
-
-/// Pieces of a document: at the beginning of a paragraph, where no tokenizer of this kind joins what is on both sides.
+/// Pieces of a document that have the tokens of the whole: each but the first begins with the last blank before a paragraph,
+/// where the words that byte-level BPE works on end in any case.
 fn cut(document: &str) -> Vec<&str> {
     let (mut pieces, mut rest) = (Vec::new(), document);
-    while rest.len() > PIECE {
-        let mut from = PIECE;
-        while !rest.is_char_boundary(from) {
-            from += 1;
-        }
-        // A letter follows, so that the blank lines before it are one token's or several's, but not split.
-        let Some(at) = rest[from..].find("\n\n").map(|at| from + at + 2) else { break };
-        let at = at + rest[at..].find(|c: char| c != '\n').unwrap_or(rest.len() - at);
-        if at == rest.len() {
-            break;
-        }
+    while let Some(at) = paragraph(rest) {
         let (piece, after) = rest.split_at(at);
         pieces.push(piece);
         rest = after;
     }
     pieces.push(rest);
     pieces
+}
+
+/// Where the last blank before a paragraph lies, after [`PIECE`] bytes or more.
+fn paragraph(text: &str) -> Option<usize> {
+    let from = (PIECE..text.len()).find(|at| text.is_char_boundary(*at))?;
+    let blanks = from + text[from..].find("\n\n")?;
+    let word = blanks + text[blanks..].find(|c: char| !c.is_whitespace())?;
+    text[..word].char_indices().next_back().map(|(at, _)| at)
 }
 
 struct ShardWriter<'a> {
@@ -342,8 +332,9 @@ mod tests {
         let document = "A paragraph.\n\n".repeat(20_000) + "The end\n\n\n";
         let pieces = cut(&document);
         assert!(pieces.len() > 3);
-        assert!(pieces[1..].iter().all(|piece| piece.starts_with(char::is_alphanumeric)));
+        assert!(pieces[1..].iter().all(|piece| piece.starts_with("\nA") || piece.starts_with("\nThe")));
         assert_eq!(pieces.concat(), document);
         assert_eq!(cut(&"x".repeat(1 << 18)).len(), 1);
+        assert_eq!(cut(&"\n".repeat(1 << 18)).len(), 1);
     }
 }
