@@ -31,13 +31,8 @@ impl Entry {
     }
 
     /// How many numbers it has.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.shape[0] * self.shape[1]
-    }
-
-    /// Whether it has none, which no valid model does.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

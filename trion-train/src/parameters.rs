@@ -35,12 +35,12 @@ pub fn initial<B: Backend>(
 ) -> Vec<Tensor<B, 2>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = |entry: &Entry, deviation: f32| -> Vec<f32> {
-        (0..entry.len()).map(|_| standard_normal(&mut random) * deviation).collect()
+        (0..entry.count()).map(|_| standard_normal(&mut random) * deviation).collect()
     };
     let parameter = |entry: &Entry| {
         let [rows, cols] = entry.shape;
         let values = match (entry.kind, start) {
-            (Kind::Norm, _) => vec![1.0; entry.len()],
+            (Kind::Norm, _) => vec![1.0; entry.count()],
             (Kind::Embedding, _) | (Kind::Matrix(_), Initialization::Normal) => normal(entry, 0.02),
             (Kind::Matrix(Projection::Query | Projection::Key | Projection::Value), Initialization::Identity) => {
                 (0..rows * cols).map(|i| f32::from(u8::from(i / cols == i % cols))).collect()
