@@ -32,7 +32,7 @@ pub enum Error {
     /// The loss or the gradient is not a number any more.
     #[error(
         "step {step}: the loss is {loss} and the gradient's norm {gradient_norm}, expected finite numbers; lower the \
-         learning rate, or, if the GPU said that its memory is full, give fewer sequences and more to accumulate"
+         learning rate"
     )]
     Diverged {
         /// The step, from 1.
@@ -42,6 +42,9 @@ pub enum Error {
         /// The norm.
         gradient_norm: f32,
     },
+    /// A GPU was not found, or failed.
+    #[error("GPU: {0}")]
+    Gpu(String),
     /// The engine refused a checkpoint.
     #[error(transparent)]
     Engine(#[from] trion_engine::Error),

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn_tensor::backend::Backend;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use trion_core::quant::{absmean_scale, absmean_trit};
@@ -12,7 +11,7 @@ use trion_engine::{PackOptions, quantize};
 use crate::error::{Error, Result};
 use crate::files::{make_directory, write_json, write_whole};
 use crate::layout::{Entry, Kind};
-use crate::parameters::{Stored, floats, save};
+use crate::parameters::{Stored, save};
 use crate::shape::config_json;
 use crate::trained::Trained;
 
@@ -33,7 +32,7 @@ pub enum Format {
 ///
 /// # Errors
 /// [`Error::Argument`] for trits of a model that is not ternary, or whose rows cannot be packed by four; [`Error::Io`].
-pub fn export<B: Backend>(model: &Trained<B>, to: &Path, format: Format, options: &PackOptions) -> Result<()> {
+pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions) -> Result<()> {
     if !model.recipe.ternary {
         return Err(Error::Argument("a float twin is for comparison, and has no trits to export".to_owned()));
     }
@@ -53,14 +52,13 @@ pub fn export<B: Backend>(model: &Trained<B>, to: &Path, format: Format, options
     }
 }
 
-fn directory<B: Backend>(model: &Trained<B>, to: &Path, packed: bool) -> Result<()> {
+fn directory(model: &Trained, to: &Path, packed: bool) -> Result<()> {
     make_directory(to)?;
     let mut tensors = Vec::new();
-    for (entry, parameter) in model.entries().iter().zip(&model.parameters) {
-        let values = floats(parameter);
+    for (entry, values) in model.entries().iter().zip(&model.parameters) {
         match entry.kind {
-            Kind::Matrix(_) if packed => tensors.extend(packed_trits(entry, &values)?),
-            _ => tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), &values)),
+            Kind::Matrix(_) if packed => tensors.extend(packed_trits(entry, values)?),
+            _ => tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), values)),
         }
     }
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);

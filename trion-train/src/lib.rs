@@ -1,17 +1,21 @@
 //! Trains ternary language models: `BitNet` b1.58 by straight-through estimation, on CPUs and NVIDIA GPUs.
 //!
 //! Text goes through the modules in this order: [`tokenizer`] learns a vocabulary, [`data`] makes token shards,
-//! [`recipe`] says how to train, [`trainer`] does it, [`trained`] measures the result, and [`export`] writes it for
-//! transformers and for Trion. Tensors, automatic differentiation and back ends are those of `burn`; docs/training.md is
-//! the guide.
+//! [`recipe`] says how to train, [`trainer`] does it with the [`learner`] of a device, [`trained`] measures the result, and
+//! [`export`] writes it for transformers and for Trion. On a processor tensors and automatic differentiation are those of
+//! `burn`; a GPU has a forward and a backward pass of its own. docs/training.md is the guide.
 
 mod bitlinear;
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod curve;
 pub mod data;
 mod error;
 pub mod export;
 mod files;
 pub mod layout;
+pub mod learner;
 pub mod model;
 pub mod optimizer;
 pub mod parameters;
@@ -24,11 +28,10 @@ pub mod trainer;
 
 pub use bitlinear::{Activations, Arithmetic};
 pub use burn_autodiff::Autodiff;
-#[cfg(feature = "cuda")]
-pub use burn_cuda::{Cuda, CudaDevice};
 pub use burn_flex::{Flex, FlexDevice};
 pub use burn_tensor::{FloatDType, Int, Tensor, TensorData, backend::Backend};
 pub use curve::draw;
 pub use error::{Error, Result};
+pub use learner::Device;
 pub use trained::Trained;
 pub use trainer::Trainer;

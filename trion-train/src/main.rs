@@ -18,7 +18,7 @@ use trion_train::parameters::Initialization;
 use trion_train::recipe::{OptimizerName, Precision, Recipe};
 use trion_train::schedule::Schedule;
 use trion_train::shape::Shape;
-use trion_train::{Backend, Error, Flex, FlexDevice, Result, Trained, Trainer, draw, tokenizer};
+use trion_train::{Device, Error, Result, Trained, Trainer, draw, tokenizer};
 
 /// Trains ternary language models
 #[derive(Parser)]
@@ -225,22 +225,13 @@ fn run(command: Command) -> Result<()> {
             let (tokens, shards) = (manifest.tokens(), manifest.shards.len());
             println!("{}: {tokens} tokens of {} bytes in {shards} shards", output.display(), manifest.bytes);
         }
-        Command::Train(arguments) => match find_device(&arguments.device)? {
-            Device::Cpu(device) => train::<Flex>(&arguments, &device, Precision::F32)?,
-            #[cfg(feature = "cuda")]
-            Device::Cuda(device) => train::<trion_train::Cuda>(&arguments, &device, Precision::Bf16)?,
-        },
+        Command::Train(arguments) => train(&arguments)?,
         Command::Eval { run, data, device } => {
-            let data = Tokens::open(&data)?;
-            let evaluation = match find_device(&device)? {
-                Device::Cpu(device) => Trained::<Flex>::open(&run, &device)?.evaluate(&data)?,
-                #[cfg(feature = "cuda")]
-                Device::Cuda(device) => Trained::<trion_train::Cuda>::open(&run, &device)?.evaluate(&data)?,
-            };
+            let evaluation = Trained::open(&run)?.evaluate(&Tokens::open(&data)?, device.parse()?)?;
             println!("{}", json!(evaluation));
         }
         Command::Export { run, output, format, embedding } => {
-            let model = Trained::<Flex>::open(&run, &FlexDevice)?;
+            let model = Trained::open(&run)?;
             let options = PackOptions { embedding: embedding.into(), packing: Packing::Twos };
             export(&model, &output, format, &options)?;
             println!("{}", output.display());
@@ -253,28 +244,9 @@ fn run(command: Command) -> Result<()> {
     Ok(())
 }
 
-/// Where to compute.
-enum Device {
-    Cpu(FlexDevice),
-    #[cfg(feature = "cuda")]
-    Cuda(trion_train::CudaDevice),
-}
-
-fn find_device(name: &str) -> Result<Device> {
-    match name.split_once(':').unwrap_or((name, "0")) {
-        ("cpu", "0") => Ok(Device::Cpu(FlexDevice)),
-        #[cfg(feature = "cuda")]
-        ("cuda", index) => {
-            let wrong = |_| Error::Argument(format!("--device {name}: no number of a GPU"));
-            Ok(Device::Cuda(trion_train::CudaDevice::new(index.parse().map_err(wrong)?)))
-        }
-        #[cfg(not(feature = "cuda"))]
-        ("cuda", _) => Err(Error::Argument("this program was built without --features cuda".to_owned())),
-        _ => Err(Error::Argument(format!("--device {name}: expected cpu, cuda or cuda:N"))),
-    }
-}
-
-fn train<B: Backend>(arguments: &TrainArguments, device: &B::Device, precision: Precision) -> Result<()> {
+fn train(arguments: &TrainArguments) -> Result<()> {
+    let device: Device = arguments.device.parse()?;
+    let precision = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };
     let recipe = Recipe {
         shape: arguments.shape,
         positions: arguments.positions,
@@ -299,7 +271,7 @@ fn train<B: Backend>(arguments: &TrainArguments, device: &B::Device, precision: 
         seed: arguments.seed,
     };
     let valid = arguments.valid.as_deref().map(Tokens::open).transpose()?;
-    let mut trainer = Trainer::<B>::open(&arguments.output, &recipe, Tokens::open(&arguments.data)?, device)?;
+    let mut trainer = Trainer::open(&arguments.output, &recipe, Tokens::open(&arguments.data)?, device)?;
     let interrupted = listen()?;
     let bar = bar("steps");
     bar.set_length(recipe.schedule.steps);
@@ -321,7 +293,7 @@ fn train<B: Backend>(arguments: &TrainArguments, device: &B::Device, precision: 
         }))?;
         if every(arguments.eval_every) || last {
             let rate = (steps_since * recipe.tokens_a_step()) as f64 / since.elapsed().as_secs_f64();
-            measure(&trainer, arguments, valid.as_ref(), rate, step.loss, &bar)?;
+            measure(&mut trainer, arguments, valid.as_ref(), rate, step.loss, &bar)?;
             (since, steps_since) = (Instant::now(), 0);
         }
         let stop = interrupted.load(Ordering::Relaxed);
@@ -338,26 +310,25 @@ fn train<B: Backend>(arguments: &TrainArguments, device: &B::Device, precision: 
 }
 
 /// Says how the run goes, measures the model, and lets it write.
-fn measure<B: Backend>(
-    trainer: &Trainer<B>,
+fn measure(
+    trainer: &mut Trainer,
     arguments: &TrainArguments,
     valid: Option<&Tokens>,
     rate: f64,
     loss: f32,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let model = trainer.model()?;
     let mut line = format!("step {}: loss {loss:.4}, {rate:.0} tokens/s", trainer.steps());
     let mut metrics = json!({ "tokens_per_second": rate });
     if let Some(valid) = valid {
-        let evaluation = model.evaluate(valid)?;
+        let evaluation = trainer.evaluate(valid)?;
         let (nats, bits) = (evaluation.nats_per_token, evaluation.bits_per_byte);
         line = format!("{line}, other text {nats:.4} nats/token, {bits:.4} bits/byte");
         metrics["evaluation"] = json!(evaluation);
     }
     say(bar, &line);
-    if !arguments.sample.is_empty() && model.recipe.ternary {
-        let texts = samples(&model, &arguments.output, &arguments.sample)?;
+    if !arguments.sample.is_empty() && !arguments.float {
+        let texts = samples(&trainer.model()?, &arguments.output, &arguments.sample)?;
         texts.iter().for_each(|text| say(bar, &format!("> {text}")));
         metrics["samples"] = json!(texts);
     }
@@ -365,7 +336,7 @@ fn measure<B: Backend>(
 }
 
 /// What the engine makes of beginnings, with the model as it is.
-fn samples<B: Backend>(model: &Trained<B>, run: &Path, beginnings: &[String]) -> Result<Vec<String>> {
+fn samples(model: &Trained, run: &Path, beginnings: &[String]) -> Result<Vec<String>> {
     let directory = run.join("sample");
     export(model, &directory, Format::Masters, &PackOptions::default())?;
     let engine = Model::open(&directory)?;

@@ -23,10 +23,7 @@ impl<B: Backend> Forward<B> {
         let half = config.head_dim / 2;
         let mut rotation = [Vec::new(), Vec::new()];
         for position in 0..positions {
-            for i in 0..half {
-                // As the engine: the frequency in single precision, the angle's sine and cosine rounded once.
-                let frequency = 1.0 / config.rope_theta.powf((2 * i) as f32 / config.head_dim as f32);
-                let angle = position as f32 * frequency;
+            for angle in angles(config, position) {
                 rotation[0].push(angle.cos());
                 rotation[1].push(angle.sin());
             }
@@ -131,6 +128,13 @@ impl<B: Backend> Forward<B> {
         let first = a.clone() * cos.clone() - b.clone() * sin.clone();
         Tensor::cat(vec![first, b * cos + a * sin], 3)
     }
+}
+
+/// The angles by which rotary embedding turns the pairs of a head, at a position.
+pub(crate) fn angles(config: &Config, position: usize) -> impl Iterator<Item = f32> {
+    let (theta, head_dim) = (config.rope_theta, config.head_dim);
+    // As the engine: the frequency in single precision, the angle's sine and cosine rounded once.
+    (0..head_dim / 2).map(move |i| position as f32 * (1.0 / theta.powf((2 * i) as f32 / head_dim as f32)))
 }
 
 /// Gradients by parameters.

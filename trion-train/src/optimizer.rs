@@ -33,6 +33,16 @@ pub struct Muon {
     pub precision: FloatDType,
 }
 
+impl Default for Muon {
+    fn default() -> Self {
+        Muon { momentum: 0.95, steps: 5, precision: FloatDType::F32 }
+    }
+}
+
+/// Those of the iteration's quintic, by Jordan et al. 2024: five steps bring singular values from 0.01 to 1 between 0.7 and
+/// 1.2.
+pub(crate) const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
+
 /// Rates of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
@@ -50,8 +60,6 @@ pub struct Optimizer<B: Backend> {
     muon: Option<Muon>,
     /// For each parameter: the mean or sum of its gradients and, for `AdamW`, the mean of their squares.
     moments: Vec<Vec<Tensor<B, 2>>>,
-    /// Steps that were taken.
-    steps: u64,
     /// Indices of the parameters that Muon moves, by their shape turned so that it is not higher than wide.
     stacks: BTreeMap<[usize; 2], Vec<usize>>,
 }
@@ -71,12 +79,7 @@ impl<B: Backend> Optimizer<B> {
                 moments.push(vec![zeros(), zeros()]);
             }
         }
-        Optimizer { adamw, muon, moments, steps: 0, stacks }
-    }
-
-    /// Steps that were taken.
-    pub fn steps(&self) -> u64 {
-        self.steps
+        Optimizer { adamw, muon, moments, stacks }
     }
 
     /// The moments of each parameter.
@@ -84,21 +87,20 @@ impl<B: Backend> Optimizer<B> {
         &self.moments
     }
 
-    /// Goes on from moments that were saved after `steps` steps.
-    pub fn restore(&mut self, moments: Vec<Vec<Tensor<B, 2>>>, steps: u64) {
-        (self.moments, self.steps) = (moments, steps);
+    /// Goes on from moments that were saved.
+    pub fn set_moments(&mut self, moments: Vec<Vec<Tensor<B, 2>>>) {
+        self.moments = moments;
     }
 
-    /// Moves every parameter against its gradient. Neither belongs to a graph.
-    pub fn step(&mut self, parameters: &mut [Tensor<B, 2>], gradients: &[Tensor<B, 2>], rates: Rates) {
-        self.steps += 1;
+    /// Moves every parameter against its gradient, as step `number` from 1. Neither belongs to a graph.
+    pub fn step(&mut self, number: u64, parameters: &mut [Tensor<B, 2>], gradients: &[Tensor<B, 2>], rates: Rates) {
         if let Some(muon) = self.muon {
             for stack in self.stacks.values() {
                 step_muon(muon, stack, parameters, gradients, &mut self.moments, rates);
             }
         }
         let AdamW { betas: [beta1, beta2], eps } = self.adamw;
-        let corrections = [beta1, beta2].map(|beta| 1.0 - beta.powf(self.steps as f64));
+        let corrections = [beta1, beta2].map(|beta| 1.0 - beta.powf(number as f64));
         for ((parameter, gradient), moments) in parameters.iter_mut().zip(gradients).zip(&mut self.moments) {
             let [mean, square] = &mut moments[..] else { continue };
             *mean = mean.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
@@ -143,10 +145,8 @@ fn step_muon<B: Backend>(
     }
 }
 
-/// Matrices `[count, rows, cols]`, not higher than wide, with singular values of about 1: five steps of the quintic of
-/// Jordan et al. 2024 bring those from 0.01 to 1 between 0.7 and 1.2.
+/// Matrices `[count, rows, cols]`, not higher than wide, with singular values of about 1.
 fn orthogonalize<B: Backend>(x: Tensor<B, 3>, muon: Muon) -> Tensor<B, 3> {
-    const COEFFICIENTS: [f64; 3] = [3.4445, -4.7750, 2.0315];
     let [a, b, c] = COEFFICIENTS;
     let norm = (x.clone() * x.clone()).sum_dims(&[1, 2]).sqrt().add_scalar(1e-7);
     let mut x = (x / norm).cast(muon.precision);

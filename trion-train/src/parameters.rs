@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use burn_tensor::backend::Backend;
-use burn_tensor::{FloatDType, Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -27,19 +25,14 @@ pub enum Initialization {
 }
 
 /// Parameters of a model that has learned nothing, the same for a seed on every device.
-pub fn initial<B: Backend>(
-    entries: &[Entry],
-    start: Initialization,
-    seed: u64,
-    device: &B::Device,
-) -> Vec<Tensor<B, 2>> {
+pub fn initial(entries: &[Entry], start: Initialization, seed: u64) -> Vec<Vec<f32>> {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     let mut normal = |entry: &Entry, deviation: f32| -> Vec<f32> {
         (0..entry.count()).map(|_| standard_normal(&mut random) * deviation).collect()
     };
     let parameter = |entry: &Entry| {
         let [rows, cols] = entry.shape;
-        let values = match (entry.kind, start) {
+        match (entry.kind, start) {
             (Kind::Norm, _) => vec![1.0; entry.count()],
             (Kind::Embedding, _) | (Kind::Matrix(_), Initialization::Normal) => normal(entry, 0.02),
             (Kind::Matrix(Projection::Query | Projection::Key | Projection::Value), Initialization::Identity) => {
@@ -49,8 +42,7 @@ pub fn initial<B: Backend>(
             (Kind::Matrix(Projection::Gate | Projection::Up), Initialization::Identity) => {
                 normal(entry, (2.0 / cols as f32).sqrt())
             }
-        };
-        Tensor::from_data(TensorData::new(values, entry.shape), device)
+        }
     };
     entries.iter().map(parameter).collect()
 }
@@ -60,12 +52,6 @@ fn standard_normal(random: &mut impl RngCore) -> f32 {
     let mut uniform = || (f64::from(random.next_u32()) + 0.5) / 4_294_967_296.0;
     let (radius, angle) = ((-2.0 * uniform().ln()).sqrt(), std::f64::consts::TAU * uniform());
     (radius * angle.cos()) as f32
-}
-
-/// The numbers of a tensor, in single precision.
-pub(crate) fn floats<B: Backend, const D: usize>(tensor: &Tensor<B, D>) -> Vec<f32> {
-    // The tensor is of this type, and its device has it.
-    tensor.clone().cast(FloatDType::F32).into_data().into_vec().unwrap_or_default()
 }
 
 /// A tensor of a file that is to be written: its name, type, shape and bytes.
@@ -100,37 +86,31 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(Error::io(path))
 }
 
-/// The tensor `name` of `file`, which was read from `path`: singles, or what can be made singles without loss.
-pub(crate) fn tensor<B: Backend>(
-    path: &Path,
-    file: &SafeTensors<'_>,
-    name: &str,
-    stored_shape: &[usize],
-    shape: [usize; 2],
-    device: &B::Device,
-) -> Result<Tensor<B, 2>> {
+/// The tensor `name` of `file`, which was read from `path`, that belongs to `entry`: singles, or what can be made singles
+/// without loss.
+pub(crate) fn tensor(path: &Path, file: &SafeTensors<'_>, name: &str, entry: &Entry) -> Result<Vec<f32>> {
+    let stored_shape = entry.stored_shape();
     let tensor = file.tensor(name).map_err(|e| Error::malformed(path, format!("{name}: {e}")))?;
     if tensor.shape() != stored_shape {
         let message = format!("{name} has shape {:?}, expected {stored_shape:?}", tensor.shape());
         return Err(Error::malformed(path, message));
     }
-    let values: Vec<f32> = match tensor.dtype() {
-        Dtype::F32 => tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    match tensor.dtype() {
+        Dtype::F32 => Ok(tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
         Dtype::BF16 => {
             let wide = |b: &[u8; 2]| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
-            tensor.data().as_chunks::<2>().0.iter().map(wide).collect()
+            Ok(tensor.data().as_chunks::<2>().0.iter().map(wide).collect())
         }
-        other => return Err(Error::malformed(path, format!("{name} has dtype {other:?}, expected F32 or BF16"))),
-    };
-    Ok(Tensor::from_data(TensorData::new(values, shape), device))
+        other => Err(Error::malformed(path, format!("{name} has dtype {other:?}, expected F32 or BF16"))),
+    }
 }
 
 /// Reads parameters from a checkpoint in the names of Hugging Face.
 ///
 /// # Errors
 /// [`Error::Malformed`] if one is missing or has another shape or type.
-pub fn load<B: Backend>(path: &Path, entries: &[Entry], device: &B::Device) -> Result<Vec<Tensor<B, 2>>> {
+pub fn load(path: &Path, entries: &[Entry]) -> Result<Vec<Vec<f32>>> {
     let bytes = read(path)?;
     let file = SafeTensors::deserialize(&bytes).map_err(|e| Error::malformed(path, e.to_string()))?;
-    entries.iter().map(|e| tensor(path, &file, &e.name, &e.stored_shape(), e.shape, device)).collect()
+    entries.iter().map(|entry| tensor(path, &file, &entry.name, entry)).collect()
 }

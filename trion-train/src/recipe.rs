@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 
 use burn_tensor::FloatDType;
-use burn_tensor::backend::Backend;
 use serde::{Deserialize, Serialize};
 use trion_engine::Config;
 
-use crate::bitlinear::Arithmetic;
 use crate::error::{Error, Result};
 use crate::parameters::Initialization;
 use crate::schedule::Schedule;
@@ -96,21 +94,9 @@ impl Recipe {
         Ok(config)
     }
 
-    /// How step `step` computes, from 1.
-    pub fn arithmetic(&self, step: u64) -> Arithmetic {
-        let lambda = if self.ternary { self.schedule.lambda(step) } else { 0.0 };
-        Arithmetic { lambda, products: self.precision.dtype() }
-    }
-
-    /// How the finished model computes: on a device without units for the run's precision, in single precision.
-    pub fn finished_arithmetic<B: Backend>(&self, device: &B::Device) -> Arithmetic {
-        let products = if self.is_for::<B>(device) { self.precision.dtype() } else { FloatDType::F32 };
-        Arithmetic { lambda: f64::from(u8::from(self.ternary)), products }
-    }
-
-    /// Whether a device computes products in the precision that is asked for.
-    pub fn is_for<B: Backend>(&self, device: &B::Device) -> bool {
-        B::supports_dtype(device, self.precision.dtype().into())
+    /// How much of quantisation step `step` applies, from 1 ([`crate::Arithmetic::lambda`]).
+    pub fn lambda(&self, step: u64) -> f64 {
+        if self.ternary { self.schedule.lambda(step) } else { 0.0 }
     }
 
     /// Tokens of a step.

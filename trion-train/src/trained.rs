@@ -5,8 +5,6 @@
 
 use std::path::Path;
 
-use burn_tensor::backend::Backend;
-use burn_tensor::{Int, Tensor, TensorData};
 use tokenizers::Tokenizer;
 use trion_engine::Config;
 
@@ -14,8 +12,8 @@ use crate::data::Tokens;
 use crate::error::{Error, Result};
 use crate::files::read_json;
 use crate::layout::{Entry, layout};
-use crate::model::Forward;
-use crate::parameters::{floats, load};
+use crate::learner::{Batch, Device, Learner};
+use crate::parameters::load;
 use crate::recipe::Recipe;
 use crate::tokenizer;
 
@@ -25,7 +23,7 @@ pub(crate) const METRICS: &str = "metrics.jsonl";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
 /// A model with its tokenizer.
-pub struct Trained<B: Backend> {
+pub struct Trained {
     /// How it was made.
     pub recipe: Recipe,
     /// Its shape.
@@ -35,8 +33,7 @@ pub struct Trained<B: Backend> {
     /// The token that documents begin with.
     pub end: u32,
     /// Its parameters, in the order of [`layout`].
-    pub parameters: Vec<Tensor<B, 2>>,
-    device: B::Device,
+    pub parameters: Vec<Vec<f32>>,
 }
 
 /// A loss.
@@ -50,26 +47,21 @@ pub struct Evaluation {
     pub tokens: u64,
 }
 
-impl<B: Backend> Trained<B> {
-    pub(crate) fn new(
-        directory: &Path,
-        recipe: Recipe,
-        parameters: Vec<Tensor<B, 2>>,
-        device: &B::Device,
-    ) -> Result<Self> {
+impl Trained {
+    pub(crate) fn new(directory: &Path, recipe: Recipe, parameters: Vec<Vec<f32>>) -> Result<Self> {
         let (tokenizer, end) = tokenizer::open(&directory.join(TOKENIZER))?;
         let config = recipe.config(tokenizer.get_vocab_size(true))?;
-        Ok(Trained { recipe, config, tokenizer, end, parameters, device: device.clone() })
+        Ok(Trained { recipe, config, tokenizer, end, parameters })
     }
 
     /// The last checkpoint of a run.
     ///
     /// # Errors
     /// When a file is missing or does not hold what it should.
-    pub fn open(directory: &Path, device: &B::Device) -> Result<Self> {
+    pub fn open(directory: &Path) -> Result<Self> {
         let recipe: Recipe = read_json(&directory.join(RECIPE))?;
-        let mut trained = Self::new(directory, recipe, Vec::new(), device)?;
-        trained.parameters = load(&directory.join(CHECKPOINT), &layout(&trained.config), device)?;
+        let mut trained = Self::new(directory, recipe, Vec::new())?;
+        trained.parameters = load(&directory.join(CHECKPOINT), &layout(&trained.config))?;
         Ok(trained)
     }
 
@@ -78,42 +70,46 @@ impl<B: Backend> Trained<B> {
         layout(&self.config)
     }
 
-    /// Loss on other data: windows of as many tokens as the model was trained on, which do not overlap, the first token
-    /// of each given, as `trion perplexity` measures.
+    /// Its loss on other data ([`evaluate`]), computed on a device.
     ///
     /// # Errors
-    /// [`Error::Argument`] if the data has another vocabulary or is shorter than a window.
-    pub fn evaluate(&self, data: &Tokens) -> Result<Evaluation> {
-        let (manifest, config) = (data.manifest(), &self.config);
-        if manifest.vocab_size != config.vocab_size {
-            let message =
-                format!("the data has a vocabulary of {}, expected {}", manifest.vocab_size, config.vocab_size);
-            return Err(Error::Argument(message));
-        }
-        let Recipe { positions, sequences, .. } = self.recipe;
-        let windows = manifest.tokens() / positions as u64;
-        if windows == 0 || positions < 2 {
-            let message = format!("the data has {} tokens, expected {positions} for a window", manifest.tokens());
-            return Err(Error::Argument(message));
-        }
-        let arithmetic = self.recipe.finished_arithmetic::<B>(&self.device);
-        let forward = Forward::new(config, positions - 1, arithmetic, &self.device);
-        let mut nats = 0.0;
-        for from in (0..windows).step_by(sequences) {
-            let count = (windows - from).min(sequences as u64) as usize;
-            let ids = data.read(from * positions as u64, count * positions)?;
-            let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
-            let ids = Tensor::<B, 2, Int>::from_data(TensorData::new(ids, [count, positions]), &self.device);
-            let [inputs, targets] = [0, 1].map(|shift| ids.clone().narrow(1, shift, positions - 1));
-            let loss = forward.loss(&self.parameters, inputs, targets);
-            nats += f64::from(floats(&loss)[0]) * (count * (positions - 1)) as f64;
-        }
-        let tokens = windows * (positions as u64 - 1);
-        let covered = manifest.bytes as f64 * (windows * positions as u64) as f64 / manifest.tokens() as f64;
-        Ok(Evaluation {
-            nats_per_token: nats / tokens as f64,
-            bits_per_byte: nats / std::f64::consts::LN_2 / covered,
-            tokens,
-        })
+    /// As [`evaluate`], and [`Error::Gpu`].
+    pub fn evaluate(&self, data: &Tokens, device: Device) -> Result<Evaluation> {
+        let mut learner = device.learner(&self.recipe, &self.config)?;
+        learner.set_parameters(&self.parameters)?;
+        evaluate(&mut *learner, &self.recipe, &self.config, data)
     }
+}
+
+/// Loss on other data: windows of as many tokens as the model was trained on, which do not overlap, the first token of each
+/// given, as `trion perplexity` measures.
+///
+/// # Errors
+/// [`Error::Argument`] if the data has another vocabulary or is shorter than a window; [`Error::Gpu`].
+pub fn evaluate(learner: &mut dyn Learner, recipe: &Recipe, config: &Config, data: &Tokens) -> Result<Evaluation> {
+    let manifest = data.manifest();
+    if manifest.vocab_size != config.vocab_size {
+        let message = format!("the data has a vocabulary of {}, expected {}", manifest.vocab_size, config.vocab_size);
+        return Err(Error::Argument(message));
+    }
+    let Recipe { positions, sequences, .. } = *recipe;
+    let windows = manifest.tokens() / positions as u64;
+    if windows == 0 || positions < 2 {
+        let message = format!("the data has {} tokens, expected {positions} for a window", manifest.tokens());
+        return Err(Error::Argument(message));
+    }
+    let mut nats = 0.0;
+    for from in (0..windows).step_by(sequences) {
+        let until = windows.min(from + sequences as u64);
+        let windows = (from..until).map(|window| data.read(window * positions as u64, positions));
+        let batch = Batch::new(&windows.collect::<Result<Vec<_>>>()?, positions - 1);
+        nats += f64::from(learner.loss(&batch)?) * batch.ids.len() as f64;
+    }
+    let tokens = windows * (positions as u64 - 1);
+    let covered = manifest.bytes as f64 * (windows * positions as u64) as f64 / manifest.tokens() as f64;
+    Ok(Evaluation {
+        nats_per_token: nats / tokens as f64,
+        bits_per_byte: nats / std::f64::consts::LN_2 / covered,
+        tokens,
+    })
 }

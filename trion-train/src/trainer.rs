@@ -7,28 +7,25 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use burn_autodiff::Autodiff;
-use burn_tensor::backend::Backend;
-use burn_tensor::{Int, Tensor, TensorData};
 use safetensors::tensor::SafeTensors;
 use serde_json::{Value, json};
+use trion_engine::Config;
 
 use crate::data::{Order, Tokens};
 use crate::error::{Error, Result};
 use crate::files::{make_directory, read_json, write_json, write_whole};
 use crate::layout::{Entry, layout};
-use crate::model::Forward;
-use crate::optimizer::{AdamW, Muon, Optimizer, clip};
-use crate::parameters::{Stored, floats, initial, load, read, save, tensor};
-use crate::recipe::{OptimizerName, Recipe};
-use crate::trained::{CHECKPOINT, METRICS, RECIPE, TOKENIZER, Trained};
+use crate::learner::{Batch, Device, Learner, Step};
+use crate::parameters::{Stored, initial, load, read, save, tensor};
+use crate::recipe::Recipe;
+use crate::trained::{CHECKPOINT, Evaluation, METRICS, RECIPE, TOKENIZER, Trained, evaluate};
 
 /// The step of a checkpoint, in its metadata.
 const STEP: &str = "step";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
+pub struct Done {
     /// Its number, from 1.
     pub step: u64,
     /// Mean loss in nats a token, before the parameters moved.
@@ -38,29 +35,26 @@ pub struct Step {
 }
 
 /// A run in memory.
-pub struct Trainer<B: Backend> {
+pub struct Trainer {
     directory: PathBuf,
     recipe: Recipe,
+    config: Config,
     entries: Vec<Entry>,
-    device: B::Device,
     data: Tokens,
     order: Order,
-    forward: Forward<Autodiff<B>>,
-    parameters: Vec<Tensor<B, 2>>,
-    optimizer: Optimizer<B>,
+    learner: Box<dyn Learner>,
+    /// Steps that were done.
+    steps: u64,
 }
 
-impl<B: Backend> Trainer<B> {
+impl Trainer {
     /// Begins a run in `directory`, or goes on with the one that is there.
     ///
     /// # Errors
-    /// When files cannot be read or written, when the recipe has a number out of range, or when `directory` has a run of
-    /// another recipe or tokenizer.
-    pub fn open(directory: &Path, recipe: &Recipe, data: Tokens, device: &B::Device) -> Result<Self> {
+    /// When files cannot be read or written, when the recipe has a number out of range, when `directory` has a run of another
+    /// recipe or tokenizer, or when the device fails.
+    pub fn open(directory: &Path, recipe: &Recipe, data: Tokens, device: Device) -> Result<Self> {
         let config = recipe.config(data.manifest().vocab_size)?;
-        if !recipe.is_for::<B>(device) {
-            return Err(Error::Argument("this device computes no products in bfloat16, expected f32".to_owned()));
-        }
         let order = Order::new(data.manifest().tokens(), recipe.positions, recipe.seed)?;
         let entries = layout(&config);
         make_directory(directory)?;
@@ -83,27 +77,24 @@ impl<B: Backend> Trainer<B> {
         } else {
             write_whole(&tokenizer, |file| file.write_all(&own))?;
         }
-        let parameters = match &recipe.from {
-            Some(path) => load(path, &entries, device)?,
-            None => initial(&entries, recipe.initialization, recipe.seed, device),
-        };
-        let muon = Muon { momentum: 0.95, steps: 5, precision: recipe.precision.dtype() };
-        let muon = (recipe.optimizer == OptimizerName::Muon).then_some(muon);
-        let optimizer = Optimizer::new(&entries, &parameters, AdamW::default(), muon);
-        let forward = Forward::new(&config, recipe.positions, recipe.arithmetic(1), device);
         let mut trainer = Trainer {
             directory: directory.to_owned(),
             recipe: recipe.clone(),
+            config,
             entries,
-            device: device.clone(),
             data,
             order,
-            forward,
-            parameters,
-            optimizer,
+            learner: device.learner(recipe, &config)?,
+            steps: 0,
         };
         if directory.join(CHECKPOINT).exists() {
             trainer.restore()?;
+        } else {
+            let parameters = match &recipe.from {
+                Some(path) => load(path, &trainer.entries)?,
+                None => initial(&trainer.entries, recipe.initialization, recipe.seed),
+            };
+            trainer.learner.set_parameters(&parameters)?;
         }
         trainer.cut_metrics()?;
         Ok(trainer)
@@ -111,61 +102,54 @@ impl<B: Backend> Trainer<B> {
 
     /// Steps that were done.
     pub fn steps(&self) -> u64 {
-        self.optimizer.steps()
+        self.steps
     }
 
     /// The model as it is now.
     ///
     /// # Errors
-    /// When the tokenizer cannot be read.
-    pub fn model(&self) -> Result<Trained<B>> {
-        Trained::new(&self.directory, self.recipe.clone(), self.parameters.clone(), &self.device)
+    /// When the tokenizer cannot be read; [`Error::Gpu`].
+    pub fn model(&self) -> Result<Trained> {
+        Trained::new(&self.directory, self.recipe.clone(), self.learner.parameters()?)
+    }
+
+    /// The loss on other data, of the model as it is ([`evaluate`]).
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn evaluate(&mut self, data: &Tokens) -> Result<Evaluation> {
+        evaluate(&mut *self.learner, &self.recipe, &self.config, data)
     }
 
     /// Does one step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss is not finite: nothing moved then. [`Error::Io`] for the data.
-    pub fn step(&mut self) -> Result<Step> {
-        let step = self.steps() + 1;
-        self.forward.set_arithmetic(self.recipe.arithmetic(step));
-        let (mut sum, mut gradients) = (None::<Tensor<B, 1>>, Vec::<Tensor<B, 2>>::new());
-        for piece in 0..self.recipe.accumulate as u64 {
-            let [ids, targets] = self.batch((step - 1) * self.recipe.accumulate as u64 + piece)?;
-            let (loss, of_piece) = self.forward.gradients(&self.parameters, ids, targets);
-            sum = Some(sum.map_or(loss.clone(), |sum| sum + loss));
-            gradients = if gradients.is_empty() {
-                of_piece
-            } else {
-                gradients.into_iter().zip(of_piece).map(|(sum, gradient)| sum + gradient).collect()
-            };
-        }
-        let pieces = self.recipe.accumulate as f64;
-        if pieces > 1.0 {
-            gradients = gradients.into_iter().map(|gradient| gradient.div_scalar(pieces)).collect();
-            sum = sum.map(|loss| loss.div_scalar(pieces));
-        }
-        let norm = clip(&mut gradients, self.recipe.clip);
-        let [loss, gradient_norm] = [sum, norm].map(|value| value.map_or(f32::NAN, |v| floats(&v)[0]));
+    /// [`Error::Diverged`] if the loss is not finite: nothing moved then. [`Error::Io`] for the data, [`Error::Gpu`].
+    pub fn step(&mut self) -> Result<Done> {
+        let number = self.steps + 1;
+        let accumulate = self.recipe.accumulate as u64;
+        let pieces = (number - 1) * accumulate..number * accumulate;
+        let step = Step {
+            number,
+            batches: &pieces.map(|piece| self.batch(piece)).collect::<Result<Vec<_>>>()?,
+            lambda: self.recipe.lambda(number),
+            rates: self.recipe.schedule.rates(number),
+            clip: self.recipe.clip,
+        };
+        let [loss, gradient_norm] = self.learner.step(&step)?;
         if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(Error::Diverged { step, loss, gradient_norm });
+            return Err(Error::Diverged { step: number, loss, gradient_norm });
         }
-        self.optimizer.step(&mut self.parameters, &gradients, self.recipe.schedule.rates(step));
-        Ok(Step { step, loss, gradient_norm })
+        self.steps = number;
+        Ok(Done { step: number, loss, gradient_norm })
     }
 
-    /// The ids and targets `[sequences, positions]` of the `n`-th batch.
-    fn batch(&self, n: u64) -> Result<[Tensor<B, 2, Int>; 2]> {
+    /// The `n`-th batch.
+    fn batch(&self, n: u64) -> Result<Batch> {
         let Recipe { sequences, positions, .. } = self.recipe;
-        let mut windows = Vec::with_capacity(sequences);
-        for i in 0..sequences as u64 {
-            windows.push(self.data.read(self.order.start(n * sequences as u64 + i), positions + 1)?);
-        }
-        Ok([0, 1].map(|shift| {
-            let ids = windows.iter().flat_map(|window| window[shift..][..positions].iter().map(|id| *id as i32));
-            let ids = TensorData::new(ids.collect::<Vec<_>>(), [sequences, positions]);
-            Tensor::from_data(ids, &self.device)
-        }))
+        let starts = (0..sequences as u64).map(|i| self.order.start(n * sequences as u64 + i));
+        let windows = starts.map(|start| self.data.read(start, positions + 1)).collect::<Result<Vec<_>>>()?;
+        Ok(Batch::new(&windows, positions))
     }
 
     /// Appends an object to the metrics, with the step's number.
@@ -186,13 +170,14 @@ impl<B: Backend> Trainer<B> {
     /// Writes a checkpoint, whole or not at all.
     ///
     /// # Errors
-    /// [`Error::Io`]; the checkpoint before is still there then.
+    /// [`Error::Io`] or [`Error::Gpu`]; the checkpoint before is still there then.
     pub fn save(&self) -> Result<()> {
         let mut tensors = Vec::new();
-        for ((entry, parameter), moments) in self.entries.iter().zip(&self.parameters).zip(self.optimizer.moments()) {
-            tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), &floats(parameter)));
+        let (parameters, moments) = (self.learner.parameters()?, self.learner.moments()?);
+        for ((entry, parameter), moments) in self.entries.iter().zip(&parameters).zip(&moments) {
+            tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), parameter));
             for (n, moment) in moments.iter().enumerate() {
-                tensors.push(Stored::floats(moment_name(entry, n), entry.stored_shape(), &floats(moment)));
+                tensors.push(Stored::floats(moment_name(entry, n), entry.stored_shape(), moment));
             }
         }
         let metadata = BTreeMap::from([(STEP.to_owned(), self.steps().to_string())]);
@@ -207,13 +192,15 @@ impl<B: Backend> Trainer<B> {
         let step = metadata.metadata().as_ref().and_then(|metadata| metadata.get(STEP)?.parse().ok());
         let step = step.ok_or_else(|| Error::malformed(&path, "does not say which step it is of"))?;
         let file = SafeTensors::deserialize(&bytes).map_err(wrong)?;
-        let get = |name: &str, e: &Entry| tensor(&path, &file, name, &e.stored_shape(), e.shape, &self.device);
+        let get = |name: &str, entry: &Entry| tensor(&path, &file, name, entry);
         let mut moments = Vec::new();
-        for (entry, old) in self.entries.iter().zip(self.optimizer.moments()) {
+        for (entry, old) in self.entries.iter().zip(self.learner.moments()?) {
             moments.push((0..old.len()).map(|n| get(&moment_name(entry, n), entry)).collect::<Result<Vec<_>>>()?);
         }
-        self.parameters = self.entries.iter().map(|entry| get(&entry.name, entry)).collect::<Result<_>>()?;
-        self.optimizer.restore(moments, step);
+        let parameters = self.entries.iter().map(|entry| get(&entry.name, entry)).collect::<Result<Vec<_>>>()?;
+        self.learner.set_parameters(&parameters)?;
+        self.learner.set_moments(&moments)?;
+        self.steps = step;
         Ok(())
     }
 
