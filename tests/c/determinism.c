@@ -10,7 +10,7 @@
  * tokens, not those of the prompt, four bytes each, and then the logits that the last one was chosen from, in the
  * order of the vocabulary, four bytes each (the bits of a float); all least significant byte first.
  *
- * tests/golden/classics-14m.hashes has the lines, and a test in Rust comes to them as well.
+ * tests/golden/tales-14m.hashes has the lines, and a test in Rust comes to them as well.
  *
  * Before it prints, it goes through all kernels that the CPU has, and slices of the work: they come to the same.
  */

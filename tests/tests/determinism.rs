@@ -418,7 +418,7 @@ fn two_sessions_share_a_pool_and_a_model() {
 /// What `tests/c/determinism.c` prints, where it is defined, is what this library comes to.
 #[test]
 fn programs_in_c_come_to_the_same_bits() {
-    let model = Model::open(root().join("models/classics-14m.safetensors")).unwrap();
+    let model = Model::open(root().join("models/tales-14m.safetensors")).unwrap();
     let prompt = trion_engine::prompt_tokens(&model, "The ship had been at sea for nine days when", true).unwrap();
     let sampled = SamplerOptions { temperature: 0.8, top_p: 0.95, seed: 7, ..SamplerOptions::GREEDY };
     let mut lines = String::new();
@@ -439,5 +439,5 @@ fn programs_in_c_come_to_the_same_bits() {
             .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
         writeln!(lines, "tokens 64 hash {hash:016x}").unwrap();
     }
-    assert_eq!(lines, fs::read_to_string(golden("classics-14m.hashes")).unwrap());
+    assert_eq!(lines, fs::read_to_string(golden("tales-14m.hashes")).unwrap());
 }

@@ -167,7 +167,7 @@ fn default_model() -> Result<Model, Failure> {
     /// Aligned as the packed file is.
     #[repr(C, align(64))]
     struct Aligned<T: ?Sized>(T);
-    static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/classics-14m.safetensors"));
+    static BYTES: &Aligned<[u8]> = &Aligned(*include_bytes!("../../models/tales-14m.safetensors"));
     Ok(Model::from_static(&BYTES.0)?)
 }
 

@@ -39,7 +39,7 @@ fn failure(arguments: &[&str], code: i32) -> String {
 
 #[test]
 fn the_default_model_writes_the_same_text_everywhere() {
-    let expected = "The ship had been at sea for nine days when the ship was in sight.";
+    let expected = "The ship had been at sea for nine days when the wind had been blowing in the south-west";
     let threads = ["1", "2", "5"].map(|n| vec!["generate", "-n", "24", "--threads", n]);
     let kernels = Kernel::available().map(|kernel| vec!["generate", "-n", "24", "--kernel", kernel.isa().name()]);
     let texts: Vec<String> = threads.into_iter().chain(kernels).map(|a| stdout(&trion(&a))).collect();
@@ -71,8 +71,8 @@ fn sampling_depends_on_the_seed_alone() {
 
 #[test]
 fn stop_strings_end_the_text() {
-    let text = stdout(&trion(&["generate", "-n", "60", "--stop", "sight", "--no-timing"]));
-    assert_eq!(text, "The ship had been at sea for nine days when the ship was in \n");
+    let text = stdout(&trion(&["generate", "-n", "60", "--stop", "south", "--no-timing"]));
+    assert_eq!(text, "The ship had been at sea for nine days when the wind had been blowing in the \n");
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn inspect_counts_every_trit() {
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&["inspect", "--json"]))).unwrap();
     let share = |name: &str| json["shares"][name].as_f64().unwrap();
     assert!((share("-1") + share("0") + share("+1") - 1.0).abs() < 1e-9);
-    assert!((share("0") - 0.375).abs() < 0.005, "{}", share("0"));
+    assert!((share("0") - 0.4014).abs() < 0.005, "{}", share("0"));
     assert_eq!(json["config"]["num_hidden_layers"], 8);
     let tensors = json["tensors"].as_array().unwrap();
     let sum: u64 = tensors.iter().map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
@@ -137,8 +137,8 @@ fn the_default_model_predicts_the_text_it_was_measured_on() {
     let arguments = ["perplexity", &*text, "--window", "512", "--max-windows", "16", "--json"];
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
     let nats = json["nats_per_token"].as_f64().unwrap();
-    println!("{nats} nats/token, the reference has 2.7529");
-    assert!((nats - 2.752_915).abs() < 1e-3, "{nats}");
+    println!("{nats} nats/token, transformers has 2.5533 with the embedding in single precision");
+    assert!((nats - 2.553_337).abs() < 1e-3, "{nats}");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn bench_measures_a_small_model() {
     let arguments = ["bench", "--prompt", "32", "--decode", "4", "--repeats", "1", "--json"];
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();
     assert!(json["decode_tokens_per_second"].as_f64().unwrap() > 0.0);
-    assert!(json["bytes_per_token"].as_u64().unwrap() > 6_000_000);
+    assert!(json["bytes_per_token"].as_u64().unwrap() > 4_700_000);
     assert!(json["together_tokens_per_second"].is_null());
     let arguments = [&arguments[..], &["--sessions", "3"]].concat();
     let json: serde_json::Value = serde_json::from_str(&stdout(&trion(&arguments))).unwrap();

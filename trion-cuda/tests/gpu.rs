@@ -12,7 +12,7 @@ fn models() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned();
     let golden = std::fs::read_dir(root.join("tests/golden")).unwrap().map(|entry| entry.unwrap().path());
     let mut models: Vec<PathBuf> = golden.filter(|path| path.join("config.json").exists()).collect();
-    models.push(root.join("models/classics-14m.safetensors"));
+    models.push(root.join("models/tales-14m.safetensors"));
     models
 }
 

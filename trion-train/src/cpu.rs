@@ -1,5 +1,8 @@
 //! Training on a processor, by burn's tensors and automatic differentiation.
 
+use std::fs;
+use std::path::Path;
+
 use burn_autodiff::Autodiff;
 use burn_flex::{Flex, FlexDevice};
 use burn_tensor::{Int, Tensor, TensorData};
@@ -114,5 +117,43 @@ impl Learner for Cpu {
         };
         self.optimizer.set_moments(moments.iter().enumerate().map(of).collect());
         Ok(())
+    }
+
+    fn energy(&self) -> Option<f64> {
+        processors_energy(Path::new("/sys/class/powercap"))
+    }
+}
+
+/// What Linux knows of the energy of all processors, in joules: counters of microjoules in `intel-rapl:N`, which AMD's
+/// processors have, too. Most machines let only root read them.
+fn processors_energy(counters: &Path) -> Option<f64> {
+    let processors = fs::read_dir(counters).ok()?.flatten().filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().and_then(|name| name.strip_prefix("intel-rapl:")).is_some_and(|number| !number.contains(':'))
+    });
+    let joules = |entry: fs::DirEntry| {
+        let text = fs::read_to_string(entry.path().join("energy_uj")).ok()?;
+        Some(text.trim().parse::<f64>().ok()? / 1e6)
+    };
+    let joules = processors.map(joules).collect::<Option<Vec<_>>>()?;
+    if joules.is_empty() { None } else { Some(joules.iter().sum()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_of_all_processors_are_added_up() {
+        let counters = std::env::temp_dir().join(format!("trion-energy-{}", std::process::id()));
+        for (name, value) in [("intel-rapl:0", "1500000\n"), ("intel-rapl:1", "250000\n"), ("intel-rapl:0:0", "7\n")] {
+            fs::create_dir_all(counters.join(name)).unwrap();
+            fs::write(counters.join(name).join("energy_uj"), value).unwrap();
+        }
+        assert_eq!(processors_energy(&counters), Some(1.75));
+        fs::write(counters.join("intel-rapl:1/energy_uj"), "?").unwrap();
+        assert_eq!(processors_energy(&counters), None);
+        fs::remove_dir_all(&counters).unwrap();
+        assert_eq!(processors_energy(&counters), None);
     }
 }

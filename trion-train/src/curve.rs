@@ -1,13 +1,16 @@
-//! Loss curves of runs, as SVG.
+//! Loss curves of runs, and losses by size, as SVG.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plotters::prelude::{BLACK, ChartBuilder, Color, IntoDrawingArea, PathElement, RGBColor, SVGBackend, WHITE};
+use plotters::prelude::{
+    BLACK, ChartBuilder, Circle, Color, IntoDrawingArea, PathElement, RGBColor, SVGBackend, WHITE,
+};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::trained::METRICS;
+use crate::layout::Entry;
+use crate::trained::{METRICS, Trained};
 
 const COLORS: [RGBColor; 6] = [
     RGBColor(0x20, 0x6b, 0xa4),
@@ -26,12 +29,51 @@ const POINTS: usize = 400;
 /// [`Error::Malformed`] if a run has no metrics, [`Error::Io`] if the picture cannot be written.
 pub fn draw(runs: &[PathBuf], to: &Path) -> Result<()> {
     let curves = runs.iter().map(|run| read(run)).collect::<Result<Vec<_>>>()?;
-    let all = || curves.iter().flatten();
-    let most_tokens = all().map(|point| point.0).fold(0.0, f64::max);
-    let lowest = all().map(|point| point.1).fold(f64::INFINITY, f64::min);
     let highest = curves.iter().filter_map(|curve| curve.get(curve.len() / 20)).map(|point| point.1);
-    let highest = highest.fold(lowest, f64::max);
-    let room = ((highest - lowest) * 0.05).max(0.01);
+    let highest = highest.fold(0.0, f64::max);
+    let names = runs.iter().map(|run| run.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    let lines = names.zip(curves).map(|(name, points)| Line { name, points, dots: false });
+    picture(&lines.collect::<Vec<_>>(), ["million tokens", "loss, nats a token"], Some(highest), to)
+}
+
+/// Draws the last measurement of runs, in bits a byte, by the parameters of their models (powers of two, in millions): a line
+/// for ternary models, and one for their float twins.
+///
+/// # Errors
+/// As [`draw`], and [`Error::Malformed`] if a run was never measured.
+pub fn draw_sizes(runs: &[PathBuf], to: &Path) -> Result<()> {
+    let mut lines = ["ternary", "float"].map(|name| Line { name: name.to_owned(), points: Vec::new(), dots: true });
+    for run in runs {
+        let trained = Trained::described(run)?;
+        let parameters = trained.entries().iter().map(Entry::count).sum::<usize>();
+        let metrics = metrics(run)?;
+        let measured = metrics.iter().rev().find_map(|line| line["evaluation"]["bits_per_byte"].as_f64());
+        let bits = measured.ok_or_else(|| Error::malformed(run.join(METRICS), "has no measurement of other text"))?;
+        lines[usize::from(!trained.recipe.ternary)].points.push(((parameters as f64 / 1e6).log2(), bits));
+    }
+    for line in &mut lines {
+        line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
+    }
+    picture(&lines, ["million parameters, as powers of two", "bits a byte of other text"], None, to)
+}
+
+/// What a picture shows by one colour.
+struct Line {
+    name: String,
+    points: Vec<(f64, f64)>,
+    /// Whether each point is marked.
+    dots: bool,
+}
+
+/// Draws lines, up to `highest` or to the highest point.
+fn picture(lines: &[Line], [x, y]: [&str; 2], highest: Option<f64>, to: &Path) -> Result<()> {
+    let all = || lines.iter().flat_map(|line| &line.points);
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        all().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
+    };
+    let ((left, right), (low, high)) = (range(|point| point.0), range(|point| point.1));
+    let high = highest.map_or(high, |highest| highest.max(low));
+    let (side, room) = (((right - left) * 0.02).max(0.01), ((high - low) * 0.05).max(0.01));
     let mut svg = String::new();
     let wrong = |e: &dyn std::fmt::Display| Error::malformed(to, e.to_string());
     {
@@ -41,22 +83,19 @@ pub fn draw(runs: &[PathBuf], to: &Path) -> Result<()> {
             .margin(12)
             .x_label_area_size(40)
             .y_label_area_size(56)
-            .build_cartesian_2d(0.0..most_tokens, lowest - room..highest + room)
+            .build_cartesian_2d(left - side..right + side, low - room..high + room)
             .map_err(|e| wrong(&e))?;
-        chart
-            .configure_mesh()
-            .x_desc("million tokens")
-            .y_desc("loss, nats a token")
-            .light_line_style(WHITE)
-            .draw()
-            .map_err(|e| wrong(&e))?;
-        for ((curve, run), color) in curves.iter().zip(runs).zip(COLORS.iter().cycle()) {
-            let name = run.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(|e| wrong(&e))?;
+        for (line, color) in lines.iter().zip(COLORS.iter().cycle()) {
             chart
-                .draw_series([PathElement::new(curve.clone(), color)])
+                .draw_series([PathElement::new(line.points.clone(), color)])
                 .map_err(|e| wrong(&e))?
-                .label(name)
+                .label(line.name.as_str())
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
+            if line.dots {
+                let dots = line.points.iter().map(|point| Circle::new(*point, 4, color.filled()));
+                chart.draw_series(dots).map_err(|e| wrong(&e))?;
+            }
         }
         chart
             .configure_series_labels()
@@ -69,14 +108,20 @@ pub fn draw(runs: &[PathBuf], to: &Path) -> Result<()> {
     crate::files::write_whole(to, |file| std::io::Write::write_all(file, svg.as_bytes()))
 }
 
-/// Points (million tokens, loss) of a run.
-fn read(run: &Path) -> Result<Vec<(f64, f64)>> {
+/// The lines of a run's metrics.
+fn metrics(run: &Path) -> Result<Vec<Value>> {
     let path = run.join(METRICS);
     let text = fs::read_to_string(&path).map_err(Error::io(&path))?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let points: Vec<_> = lines.filter_map(|v| Some((v["tokens"].as_f64()? / 1e6, v["loss"].as_f64()?))).collect();
+    Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
+}
+
+/// Points (million tokens, loss) of a run.
+fn read(run: &Path) -> Result<Vec<(f64, f64)>> {
+    let metrics = metrics(run)?;
+    let points = metrics.iter().filter_map(|v| Some((v["tokens"].as_f64()? / 1e6, v["loss"].as_f64()?)));
+    let points: Vec<_> = points.collect();
     if points.is_empty() {
-        return Err(Error::malformed(path, "has no losses"));
+        return Err(Error::malformed(run.join(METRICS), "has no losses"));
     }
     let mean = |points: &[(f64, f64)]| {
         let count = points.len() as f64;

@@ -82,6 +82,9 @@ pub trait Learner {
     /// # Errors
     /// [`Error::Gpu`].
     fn set_moments(&mut self, moments: &Moments) -> Result<()>;
+
+    /// Joules that the device has taken since some moment, where the machine tells.
+    fn energy(&self) -> Option<f64>;
 }
 
 /// Where to compute.

@@ -30,7 +30,7 @@ pub use bitlinear::{Activations, Arithmetic};
 pub use burn_autodiff::Autodiff;
 pub use burn_flex::{Flex, FlexDevice};
 pub use burn_tensor::{FloatDType, Int, Tensor, TensorData, backend::Backend};
-pub use curve::draw;
+pub use curve::{draw, draw_sizes};
 pub use error::{Error, Result};
 pub use learner::Device;
 pub use trained::Trained;

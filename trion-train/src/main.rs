@@ -18,7 +18,7 @@ use trion_train::parameters::Initialization;
 use trion_train::recipe::{OptimizerName, Precision, Recipe};
 use trion_train::schedule::Schedule;
 use trion_train::shape::Shape;
-use trion_train::{Device, Error, Result, Trained, Trainer, draw, tokenizer};
+use trion_train::{Device, Error, Result, Trained, Trainer, draw, draw_sizes, tokenizer};
 
 /// Trains ternary language models
 #[derive(Parser)]
@@ -92,6 +92,15 @@ enum Command {
         #[arg(short, long, default_value = "curves.svg")]
         output: PathBuf,
     },
+    /// Draw the last measurements of runs by the size of their models
+    Sizes {
+        /// The runs' directories
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// The picture to write
+        #[arg(short, long, default_value = "sizes.svg")]
+        output: PathBuf,
+    },
 }
 
 #[derive(Args)]
@@ -126,19 +135,19 @@ struct TrainArguments {
     #[arg(long, value_enum, default_value = "muon")]
     optimizer: OptimizerName,
     /// Peak learning rate of `AdamW`
-    #[arg(long, default_value_t = 3e-3)]
+    #[arg(long, default_value_t = 6e-3)]
     adamw_rate: f64,
     /// Peak learning rate of Muon
-    #[arg(long, default_value_t = 0.02)]
+    #[arg(long, default_value_t = 0.03)]
     muon_rate: f64,
     /// Weight decay of the first half
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.03)]
     weight_decay: f64,
     /// Part of the peak rate at half of the steps
-    #[arg(long, default_value_t = 0.6)]
+    #[arg(long, default_value_t = 0.5)]
     middle: f64,
     /// Part of the peak rate at the end
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.001)]
     last: f64,
     /// Largest norm of a gradient
     #[arg(long, default_value_t = 1.0)]
@@ -240,6 +249,10 @@ fn run(command: Command) -> Result<()> {
             draw(&runs, &output)?;
             println!("{}", output.display());
         }
+        Command::Sizes { runs, output } => {
+            draw_sizes(&runs, &output)?;
+            println!("{}", output.display());
+        }
     }
     Ok(())
 }
@@ -275,7 +288,7 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     let interrupted = listen()?;
     let bar = bar("steps");
     bar.set_length(recipe.schedule.steps);
-    let (mut since, mut steps_since) = (Instant::now(), 0);
+    let (mut since, mut energy, mut steps_since) = (Instant::now(), trainer.energy(), 0);
     while trainer.steps() < recipe.schedule.steps {
         let step = trainer.step()?;
         steps_since += 1;
@@ -292,9 +305,15 @@ fn train(arguments: &TrainArguments) -> Result<()> {
             "muon_rate": rates.muon,
         }))?;
         if every(arguments.eval_every) || last {
-            let rate = (steps_since * recipe.tokens_a_step()) as f64 / since.elapsed().as_secs_f64();
-            measure(&mut trainer, arguments, valid.as_ref(), rate, step.loss, &bar)?;
-            (since, steps_since) = (Instant::now(), 0);
+            let tokens = (steps_since * recipe.tokens_a_step()) as f64;
+            let joules = energy.zip(trainer.energy()).map(|(from, to)| to - from);
+            let cost = Cost {
+                tokens_per_second: tokens / since.elapsed().as_secs_f64(),
+                // Counters begin anew now and then.
+                joules_per_token: joules.filter(|joules| *joules > 0.0).map(|joules| joules / tokens),
+            };
+            measure(&mut trainer, arguments, valid.as_ref(), cost, step.loss, &bar)?;
+            (since, energy, steps_since) = (Instant::now(), trainer.energy(), 0);
         }
         let stop = interrupted.load(Ordering::Relaxed);
         if every(arguments.save_every) || last || stop {
@@ -309,17 +328,28 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     Ok(())
 }
 
+/// What tokens cost since the last measurement.
+#[derive(Clone, Copy)]
+struct Cost {
+    tokens_per_second: f64,
+    joules_per_token: Option<f64>,
+}
+
 /// Says how the run goes, measures the model, and lets it write.
 fn measure(
     trainer: &mut Trainer,
     arguments: &TrainArguments,
     valid: Option<&Tokens>,
-    rate: f64,
+    cost: Cost,
     loss: f32,
     bar: &ProgressBar,
 ) -> Result<()> {
-    let mut line = format!("step {}: loss {loss:.4}, {rate:.0} tokens/s", trainer.steps());
-    let mut metrics = json!({ "tokens_per_second": rate });
+    let mut line = format!("step {}: loss {loss:.4}, {:.0} tokens/s", trainer.steps(), cost.tokens_per_second);
+    let mut metrics = json!({ "tokens_per_second": cost.tokens_per_second });
+    if let Some(joules) = cost.joules_per_token {
+        line = format!("{line}, {joules:.3e} J/token");
+        metrics["joules_per_token"] = json!(joules);
+    }
     if let Some(valid) = valid {
         let evaluation = trainer.evaluate(valid)?;
         let (nats, bits) = (evaluation.nats_per_token, evaluation.bits_per_byte);

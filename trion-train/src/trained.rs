@@ -54,13 +54,17 @@ impl Trained {
         Ok(Trained { recipe, config, tokenizer, end, parameters })
     }
 
+    /// A run's recipe and tokenizer, without parameters.
+    pub(crate) fn described(directory: &Path) -> Result<Self> {
+        Self::new(directory, read_json(&directory.join(RECIPE))?, Vec::new())
+    }
+
     /// The last checkpoint of a run.
     ///
     /// # Errors
     /// When a file is missing or does not hold what it should.
     pub fn open(directory: &Path) -> Result<Self> {
-        let recipe: Recipe = read_json(&directory.join(RECIPE))?;
-        let mut trained = Self::new(directory, recipe, Vec::new())?;
+        let mut trained = Self::described(directory)?;
         trained.parameters = load(&directory.join(CHECKPOINT), &layout(&trained.config))?;
         Ok(trained)
     }

@@ -121,6 +121,11 @@ impl Trainer {
         evaluate(&mut *self.learner, &self.recipe, &self.config, data)
     }
 
+    /// Joules that the device has taken since some moment, where the machine tells.
+    pub fn energy(&self) -> Option<f64> {
+        self.learner.energy()
+    }
+
     /// Does one step.
     ///
     /// # Errors

@@ -30,15 +30,9 @@ const SMALL: Config = Config {
 };
 
 /// Two layers of the shape of 14 million parameters.
-const WIDE: Config = Config {
-    vocab_size: 1000,
-    hidden_size: 384,
-    intermediate_size: 1024,
-    head_dim: 64,
-    ..SMALL
-};
+const WIDE: Config = Config { vocab_size: 1000, hidden_size: 384, intermediate_size: 1024, head_dim: 64, ..SMALL };
 
-/// Heads of 32 numbers, SiLU.
+/// Heads of 32 numbers, `SiLU`.
 const SILU: Config = Config { head_dim: 32, hidden_size: 192, hidden_act: Activation::Silu, ..SMALL };
 
 fn recipe(optimizer: OptimizerName, precision: Precision, sequences: usize, positions: usize) -> Recipe {
@@ -77,8 +71,7 @@ fn batch(config: &Config, sequences: usize, positions: usize, seed: u64) -> Batc
     let mut state = seed;
     // Some tokens are frequent.
     let mut token = || (random(&mut state) % config.vocab_size as u32).min(random(&mut state) % 400);
-    let windows: Vec<Vec<u32>> =
-        (0..sequences).map(|_| (0..=positions).map(|_| token()).collect()).collect();
+    let windows: Vec<Vec<u32>> = (0..sequences).map(|_| (0..=positions).map(|_| token()).collect()).collect();
     Batch::new(&windows, positions)
 }
 
@@ -112,7 +105,7 @@ fn compare(config: &Config, optimizer: OptimizerName, lambda: f64, [sequences, p
         let recipe = recipe(optimizer, precision, sequences, positions);
         let mut learner = device.learner(&recipe, config).unwrap();
         learner.set_parameters(&start).unwrap();
-        let before = learner.loss(&Batch { ..batches[0].clone() }).unwrap();
+        let before = learner.loss(&batches[0]).unwrap();
         let found = learner.step(&step).unwrap();
         (before, found, learner.parameters().unwrap(), learner.moments().unwrap())
     };
@@ -146,7 +139,8 @@ fn gradients_of_float_layers_are_the_processors() {
 #[test]
 #[ignore = "needs a GPU"]
 fn gradients_of_ternary_layers_are_the_processors() {
-    compare(&SMALL, OptimizerName::Muon, 1.0, [3, 23, 1]);
+    // More tokens than columns, since Muon makes as much of directions that no token has as of any.
+    compare(&SMALL, OptimizerName::Muon, 1.0, [16, 23, 1]);
     compare(&WIDE, OptimizerName::Muon, 1.0, [2, 150, 2]);
     compare(&SILU, OptimizerName::Adamw, 1.0, [2, 64, 1]);
     compare(&SILU, OptimizerName::Adamw, 0.5, [1, 129, 1]);

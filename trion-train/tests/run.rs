@@ -3,13 +3,13 @@
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use trion_engine::{Logits, Model, Pool, Session, SessionOptions};
 use trion_train::data::Tokens;
 use trion_train::export::{Format, export};
 use trion_train::model::Forward;
-use trion_train::{Flex, FlexDevice, Int, Tensor, TensorData, Trained};
+use trion_train::{Arithmetic, Flex, FlexDevice, Int, Tensor, TensorData, Trained};
 
 /// A directory of a test's own, empty.
 fn directory(name: &str) -> PathBuf {
@@ -112,11 +112,34 @@ fn a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not() {
     assert_eq!(losses("whole"), losses("killed"));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_stop_leaves_a_checkpoint() {
+    let directory = prepare("stopped");
+    let long = [&TRAIN[..], &["--steps", "100000", "--eval-every", "2", "--save-every", "0", "--sample", "one and"]];
+    let long = [&long.concat()[..], &["-o", "run"]].concat();
+    let child = command(&directory, &long).stdout(Stdio::piped()).spawn().unwrap();
+    let metrics = directory.join("run/metrics.jsonl");
+    let written = || fs::read_to_string(&metrics).unwrap_or_default();
+    while !written().contains("samples") {
+        std::thread::yield_now();
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && said.contains("stopped after step"), "{said}");
+    assert!(said.contains("> one and"), "{said}");
+    let steps = losses(&directory, "run").len();
+    assert!(said.contains(&format!("stopped after step {steps};")), "{said}");
+    run(&directory, &["export", "run", "-o", "file"]);
+    assert!(directory.join("file").exists());
+}
+
 #[test]
 fn the_engine_computes_what_was_trained() {
     let directory = prepare("engine");
     run(&directory, &short("run"));
-    let model = Trained::<Flex>::open(&directory.join("run"), &FlexDevice).unwrap();
+    let model = Trained::open(&directory.join("run")).unwrap();
     let options = trion_engine::PackOptions::default();
     let mut texts = Vec::new();
     for (format, name) in [(Format::Masters, "masters"), (Format::Packed, "packed"), (Format::Trion, "file")] {
@@ -133,11 +156,16 @@ fn the_engine_computes_what_was_trained() {
     assert!(texts.iter().all(|text| *text == texts[0]), "the same trits give the same bits");
 
     let (ids, logits) = &texts[0];
-    let forward =
-        Forward::<Flex>::new(&model.config, 32, model.recipe.finished_arithmetic::<Flex>(&FlexDevice), &FlexDevice);
+    let forward = Forward::<Flex>::new(&model.config, 32, Arithmetic::EXACT, &FlexDevice);
+    let parameters: Vec<Tensor<Flex, 2>> = model
+        .entries()
+        .iter()
+        .zip(&model.parameters)
+        .map(|(entry, values)| Tensor::from_data(TensorData::new(values.clone(), entry.shape), &FlexDevice))
+        .collect();
     let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
     let ids = Tensor::<Flex, 2, Int>::from_data(TensorData::new(ids, [1, 32]), &FlexDevice);
-    let trained = forward.logits(&model.parameters, ids).into_data().into_vec::<f32>().unwrap();
+    let trained = forward.logits(&parameters, ids).into_data().into_vec::<f32>().unwrap();
     assert_eq!(trained.len(), logits.len());
     let largest = logits.iter().fold(0.0_f32, |most, logit| most.max(logit.abs()));
     let differences: Vec<f32> = trained.iter().zip(logits).map(|(a, b)| (a - b).abs() / largest).collect();
@@ -145,6 +173,13 @@ fn the_engine_computes_what_was_trained() {
     let mean = differences.iter().sum::<f32>() / differences.len() as f32;
     let most = differences.iter().copied().fold(0.0, f32::max);
     assert!(mean < 1e-3 && most < 2e-2, "differences of {mean} on average and {most} at most");
+}
+
+/// The losses of a run.
+fn losses(directory: &Path, run: &str) -> Vec<f64> {
+    let text = fs::read_to_string(directory.join(run).join("metrics.jsonl")).unwrap();
+    let values = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    values.filter_map(|value| value["loss"].as_f64()).collect()
 }
 
 /// What a model that knows only how often each token comes has as its loss, in nats a token.
@@ -170,18 +205,26 @@ fn both_kinds_and_both_starts_learn_more_than_how_often_tokens_come() {
         ("float", &["--float"]),
     ] {
         run(&directory, &[&TRAIN[..], &more, arguments, &["-o", name]].concat());
-        let text = fs::read_to_string(directory.join(name).join("metrics.jsonl")).unwrap();
-        let losses: Vec<f64> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64())
-            .collect();
+        let losses = losses(&directory, name);
         assert_eq!(losses.len(), 40);
         assert!(losses[39] < 0.8 * unigram, "{name}: {losses:?}, unigrams {unigram}");
-        assert!(text.contains("bits_per_byte"), "{text}");
+        let metrics = fs::read_to_string(directory.join(name).join("metrics.jsonl")).unwrap();
+        assert!(metrics.contains("bits_per_byte"), "{metrics}");
     }
+    // A float model that becomes ternary step by step goes on where it was.
+    let from = ["--from", "float/checkpoint.safetensors", "--lambda-steps", "20", "--steps", "40", "-o", "converted"];
+    run(&directory, &[&TRAIN[..], &from].concat());
+    let (float, converted) = (losses(&directory, "float"), losses(&directory, "converted"));
+    assert!(converted[0] < 1.1 * float[39] && converted[0] < 0.5 * float[0], "{converted:?} after {float:?}");
+    assert!(converted[39] < 0.8 * unigram, "{converted:?}, unigrams {unigram}");
+    assert!(run(&directory, &["eval", "converted", "few"]).contains("bits_per_byte"));
+
     run(&directory, &["curves", "muon", "adamw", "identity", "float", "-o", "curves.svg"]);
     let svg = fs::read_to_string(directory.join("curves.svg")).unwrap();
     assert!(svg.matches("<polyline").count() >= 8, "{svg}");
+    run(&directory, &["sizes", "muon", "float", "-o", "sizes.svg"]);
+    let svg = fs::read_to_string(directory.join("sizes.svg")).unwrap();
+    assert!(svg.contains("ternary") && svg.contains("float") && svg.matches("<circle").count() >= 2, "{svg}");
     let output = command(&directory, &["export", "float", "-o", "x"]).output().unwrap();
     assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("float twin"));
 }

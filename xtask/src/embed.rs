@@ -114,7 +114,7 @@ pub(crate) fn race() -> Outcome {
     let system = ["-no-pie", "-lpthread", "-ldl", "-lm", "-lrt"];
     let objects = ["-o", &program, threads, support, &library];
     run("clang", &[&objects[..], &runtime, &system].concat())?;
-    run(&program, &["models/classics-14m.safetensors", "tests/golden"])
+    run(&program, &["models/tales-14m.safetensors", "tests/golden"])
 }
 
 /// Measures units of work with the installed library: `benches/units.c`.
@@ -128,7 +128,7 @@ pub(crate) fn units() -> Outcome {
     let (include, library) = (include.to_string_lossy(), library.to_string_lossy());
     let flags = ["-std=c99", "-O2", "-I", &include, "benches/units.c", &library, "-lpthread", "-ldl", "-lm"];
     run("cc", &[&flags[..], &["-o", &program]].concat())?;
-    run(&program, &["models/classics-14m.safetensors"])
+    run(&program, &["models/tales-14m.safetensors"])
 }
 
 /// Installs a build into its place in the target directory, without what an earlier one left there.
@@ -280,7 +280,7 @@ fn project(source: &str, variant: &str, prefix: &Path, options: &[&str], tools: 
     let prefix = format!("-DCMAKE_PREFIX_PATH={}", prefix.display());
     run("cmake", &[&["-S", source, "-B", &build, &prefix], options].concat())?;
     run("cmake", &["--build", &build, "--parallel"])?;
-    let model = root().join("models/classics-14m.safetensors");
+    let model = root().join("models/tales-14m.safetensors");
     let model = [("TRION_MODEL", &*model.to_string_lossy())];
     let test = ["--test-dir", &build, "--output-on-failure", "--no-tests=error", "--parallel", "2"];
     run_with(&model, "ctest", &test)

@@ -67,7 +67,7 @@ pub(crate) fn instructions(arguments: &[String]) -> Outcome {
 fn count(kernel: &str) -> Result<(Value, String), String> {
     let program = target().join("counted/examples/fixed_work").to_string_lossy().into_owned();
     let counts = target().join(format!("callgrind-{kernel}.out")).to_string_lossy().into_owned();
-    let model = root().join("models/classics-14m.safetensors").to_string_lossy().into_owned();
+    let model = root().join("models/tales-14m.safetensors").to_string_lossy().into_owned();
     let file = format!("--callgrind-out-file={counts}");
     let how = ["--quiet", "--tool=callgrind", &file, "--toggle-collect=*_stage*"];
     let said = output("valgrind", &[&how[..], &[&program, &model, kernel]].concat())?;

@@ -128,7 +128,7 @@ pub(crate) fn kernels(arguments: &[String]) -> Outcome {
 pub(crate) fn gpu_test() -> Outcome {
     c_library()?;
     run("cargo", &["build", "--release", "--locked", "-p", "trion-cuda", "--example", "trion-gpu-test"])?;
-    let mut models = vec![root().join("models/classics-14m.safetensors")];
+    let mut models = vec![root().join("models/tales-14m.safetensors")];
     for directory in ["tests/golden", "../shared/cases"] {
         let entries = fs::read_dir(root().join(directory)).into_iter().flatten().filter_map(Result::ok);
         models.extend(entries.map(|entry| entry.path()).filter(|path| path.join("config.json").exists()));
@@ -148,7 +148,7 @@ fn c_library() -> Outcome {
     let flags =
         ["-std=c99", "-O2", "-s", "-D_POSIX_C_SOURCE=200809L", "-Iinclude", "tests/c/devices.c", "tests/c/support.c"];
     run("cc", &[&flags[..], &[&library, "-lpthread", "-ldl", "-lm", "-o", &program]].concat())?;
-    run(&program, &["models/classics-14m.safetensors", "tests/golden"])
+    run(&program, &["models/tales-14m.safetensors", "tests/golden"])
 }
 
 /// What a command says on both streams.

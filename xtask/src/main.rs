@@ -18,6 +18,8 @@ const HELP: &str = "cargo xtask NAME
   lint    formatting and clippy, with and without optional features
   ci      lint, then test
   golden  makes tests/golden anew (needs Python; installs transformers into .venv)
+  transformers  compares what PyPI's transformers computes of exported checkpoints with Trion (needs Python; installs
+          transformers into .venv; no part of test, since it fetches PyTorch)
   bench   speed at the 2b4t shape: cargo xtask bench [THREADS]; or instructions beside those recorded:
           cargo xtask bench --instructions [--write] (needs valgrind); or beside llama.cpp: cargo xtask bench --peers
           (needs Python, CMake and a C++ compiler); or layer by layer: cargo xtask bench --kernels [THREADS]
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Some("lint") => lint(),
         Some("ci") => ci(),
         Some("golden") => golden(),
+        Some("transformers") => transformers(),
         Some("bench") => match arguments.get(1).map(String::as_str) {
             Some("--instructions") => instructions::instructions(&arguments[2..]),
             Some("--peers") => peers::peers(&arguments[2..]),
@@ -109,7 +112,8 @@ fn lint() -> Outcome {
     let clippy = |what: &[&str]| {
         run("cargo", &[&["clippy", "--all-targets", "--locked"], what, &["--", "-D", "warnings"]].concat())
     };
-    clippy(&["--workspace"])?;
+    // Without this feature trion-train is built by its tests.
+    clippy(&["--workspace", "--features", "trion-train/cuda"])?;
     // Embedders of small programs leave the text features out.
     clippy(&["-p", "trion-engine", "--no-default-features"])?;
     clippy(&["-p", "trion-engine", "--no-default-features", "--features", "cuda"])?;
@@ -119,6 +123,33 @@ fn lint() -> Outcome {
 }
 
 fn golden() -> Outcome {
+    run(&python_with_transformers()?, &["tests/golden/make.py"])
+}
+
+/// Trains a small model on the repository's documents, exports it for transformers in both ways, and compares logits.
+fn transformers() -> Outcome {
+    let python = python_with_transformers()?;
+    run("cargo", &["build", "--release", "--locked", "--bin", "trion"])?;
+    let train = |arguments: &str| {
+        let arguments = arguments.split(' ').collect::<Vec<_>>();
+        run("cargo", &[&["run", "--locked", "-p", "trion-train", "--"], &arguments[..]].concat())
+    };
+    let directory = "target/transformers";
+    run("rm", &["-rf", directory])?;
+    train(&format!("tokenizer README.md docs/training.md docs/numerics.md --vocab-size 512 -o {directory}.json"))?;
+    train(&format!(
+        "data README.md docs/training.md docs/numerics.md --tokenizer {directory}.json -o {directory}/data"
+    ))?;
+    train(&format!("train {directory}/data -o {directory}/run --positions 64 --sequences 8 --steps 60"))?;
+    let exports = ["masters", "packed"].map(|format| (format, format!("{directory}/{format}")));
+    for (format, to) in &exports {
+        train(&format!("export {directory}/run --format {format} -o {to}"))?;
+    }
+    run(&python, &["trion-train/tests/check_transformers.py", &exports[0].1, &exports[1].1])
+}
+
+/// Python in .venv, where the transformers of `PyPI` is installed.
+fn python_with_transformers() -> Result<String, String> {
     let python = root().join(".venv/bin/python");
     if !python.exists() {
         run("python3", &["-m", "venv", ".venv"])?;
@@ -127,7 +158,7 @@ fn golden() -> Outcome {
         install.extend(packages);
         run(&python.to_string_lossy(), &install)?;
     }
-    run(&python.to_string_lossy(), &["tests/golden/make.py"])
+    Ok(python.to_string_lossy().into_owned())
 }
 
 fn bench(threads: &str) -> Outcome {

@@ -78,7 +78,7 @@ fn the_default_model_agrees() {
 
 #[test]
 fn the_trained_checkpoint_agrees() {
-    pass(|name| name == "models-classics-14m");
+    pass(|name| name == "models-tales-14m");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn a_broken_number_is_found_behind_its_place() {
     for (tensor, place, byte, bit) in [
         ("model.layers.2.self_attn.q_proj.weight_scale", "output of model.layers.2.self_attn.q_proj", 0, 7),
         ("model.layers.4.input_layernorm.weight", "input of model.layers.4.self_attn.q_proj", 2, 3),
-        ("model.layers.5.mlp.ffn_sub_norm.weight", "input of model.layers.5.mlp.down_proj", 2, 3),
+        ("model.layers.6.mlp.ffn_sub_norm.weight", "input of model.layers.6.mlp.down_proj", 2, 3),
     ] {
         let nudge = |bytes: &mut Vec<u8>| bytes[byte] ^= 1 << bit;
         let report = broken(&runtime, &tensor.replace('.', "-"), tensor, nudge);

@@ -10,7 +10,7 @@ use trion_tests::{GOLDEN, golden, root, shared};
 
 /// The default model.
 fn default_model() -> PathBuf {
-    root().join("models/classics-14m.safetensors")
+    root().join("models/tales-14m.safetensors")
 }
 
 /// Every model at hand, with a name: golden ones, the default one, and larger ones beside the repository.
@@ -21,7 +21,7 @@ fn models() -> Vec<(String, PathBuf)> {
         "cases/c_llama_packed_bitlinear",
         "cases/c2_llama_packed_bitlinear_rmsnorm",
         "cases/d_1bitllm_bitnet_fp32_online",
-        "models/classics-14m",
+        "models/tales-14m",
     ];
     let golden = GOLDEN.map(|name| (name.to_owned(), golden(name)));
     let shared = cases.into_iter().filter_map(|name| Some((name.replace('/', "-"), shared(name)?)));

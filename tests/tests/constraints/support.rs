@@ -9,8 +9,8 @@ use trion_engine::{
 use trion_tests::{copy_golden, root};
 
 /// The model of the repository, of 4096 tokens.
-pub(crate) fn classics() -> Model {
-    Model::open(root().join("models/classics-14m.safetensors")).unwrap()
+pub(crate) fn tales() -> Model {
+    Model::open(root().join("models/tales-14m.safetensors")).unwrap()
 }
 
 /// A golden checkpoint with a byte-level tokenizer of 288 tokens, a longer context and `change` to its files' JSON.

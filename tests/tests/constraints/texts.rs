@@ -3,7 +3,7 @@
 use serde_json::Value;
 use trion_engine::{Constraint, GenerateOptions, Grammar, Model, SamplerOptions, Serial, StopReason, generate};
 
-use crate::support::{bytes_model, classics, pieces_model, samplers, write};
+use crate::support::{bytes_model, pieces_model, samplers, tales, write};
 
 const CREW: &str = r##"{
     "type": "object",
@@ -44,7 +44,7 @@ fn check_crew(text: &str) {
 }
 
 fn models(test: &str) -> [Model; 2] {
-    [classics(), bytes_model(test, |_, _| ())]
+    [tales(), bytes_model(test, |_, _| ())]
 }
 
 #[test]

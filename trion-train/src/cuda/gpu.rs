@@ -1,11 +1,15 @@
 //! A GPU: its memory, launches of kernels, and products by cuBLAS. Everything goes into one stream, in order.
 
 use std::ffi::c_void;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use cudarc::cublas::{result as blas, sys as cublas};
-use cudarc::driver::{CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result};
+use cudarc::driver::{
+    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtr, LaunchConfig, PushKernelArg, result,
+};
 use cudarc::{driver, nvrtc};
+use nvml_wrapper::Nvml;
 
 use crate::error::{Error, Result};
 
@@ -101,6 +105,8 @@ pub(crate) struct Gpu {
     stream: Arc<CudaStream>,
     blas: cublas::cublasHandle_t,
     memory: Vec<CudaSlice<u8>>,
+    /// NVIDIA's management library, if it is there, and the name that it knows the GPU by.
+    management: Option<(Nvml, String)>,
     /// Blocks of 128 threads that are about as many as run at the same time.
     pub(crate) blocks: usize,
 }
@@ -143,11 +149,19 @@ impl Gpu {
             // Sums of whole numbers stay exact.
             cublas::cublasSetMathMode(blas, mode).result().map_err(doing("setting up cuBLAS"))?;
         }
-        Ok(Gpu { context, stream, blas, memory: Vec::new(), blocks: multiprocessors * 8 })
+        let management = Nvml::init().ok().zip(context.uuid().ok().map(|uuid| name(uuid.bytes.map(|b| b as u8))));
+        Ok(Gpu { context, stream, blas, memory: Vec::new(), management, blocks: multiprocessors * 8 })
     }
 
     pub(crate) fn context(&self) -> &Arc<CudaContext> {
         &self.context
+    }
+
+    /// Joules since the driver was loaded, where the GPU tells.
+    pub(crate) fn energy(&self) -> Option<f64> {
+        let (library, name) = self.management.as_ref()?;
+        let millijoules = library.device_by_uuid(name.as_str()).ok()?.total_energy_consumption().ok()?;
+        Some(millijoules as f64 / 1e3)
     }
 
     /// Memory that is zero and stays until the GPU is closed.
@@ -198,8 +212,7 @@ impl Gpu {
     pub(crate) fn clear(&self, at: Address, bytes: usize) -> Result<()> {
         // SAFETY: memory of this size was allocated.
         #[expect(unsafe_code, reason = "addresses of the GPU's memory")]
-        unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream.cu_stream()) }
-            .map_err(doing("clearing memory"))
+        unsafe { result::memset_d8_async(at.0, 0, bytes, self.stream.cu_stream()) }.map_err(doing("clearing memory"))
     }
 
     fn wait(&self) -> Result<()> {
@@ -226,9 +239,7 @@ impl Gpu {
         }
         // SAFETY: callers give the arguments that the kernel declares, with memory of the sizes that it documents.
         #[expect(unsafe_code, reason = "a kernel does what it wants with addresses")]
-        unsafe { launch.launch(config) }
-            .map(|_| ())
-            .map_err(doing("starting a kernel"))
+        unsafe { launch.launch(config) }.map(|_| ()).map_err(doing("starting a kernel"))
     }
 
     /// Puts a product into the stream.
@@ -275,6 +286,19 @@ impl Gpu {
         }
         .map_err(doing("starting a product"))
     }
+}
+
+/// A GPU's name by its identifier: `GPU-` and the digits in five groups.
+fn name(uuid: [u8; 16]) -> String {
+    let mut name = "GPU".to_owned();
+    for (i, byte) in uuid.iter().enumerate() {
+        if [0, 4, 6, 8, 10].contains(&i) {
+            name.push('-');
+        }
+        // Writing to a string does not fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    name
 }
 
 impl Drop for Gpu {

@@ -67,8 +67,12 @@ impl Cuda {
         let kernels = Kernels::compile(&gpu, config)?;
         let entries = layout(config);
         let plan = Plan::new(&entries);
-        let [parameters, gradients, mean, square] =
-            [gpu.allocate(plan.count * SINGLE)?, gpu.allocate(plan.count * SINGLE)?, gpu.allocate(plan.count * SINGLE)?, gpu.allocate(plan.count * SINGLE)?];
+        let [parameters, gradients, mean, square] = [
+            gpu.allocate(plan.count * SINGLE)?,
+            gpu.allocate(plan.count * SINGLE)?,
+            gpu.allocate(plan.count * SINGLE)?,
+            gpu.allocate(plan.count * SINGLE)?,
+        ];
         let [offsets, counts] = [0, 1].map(|i| plan.matrices.iter().map(|matrix| matrix[i]).collect::<Vec<_>>());
         let weights = Weights {
             offsets: gpu.constant(&offsets)?,
@@ -103,9 +107,7 @@ impl Cuda {
         let matrices = self.plan.matrices.len();
         let magnitudes = arguments![self.parameters, w.offsets, w.counts, w.sums];
         gpu.launch(&self.kernels.magnitudes, [PARTS, matrices, 1], 256, magnitudes)?;
-        let quantize = arguments![
-            self.parameters, w.offsets, w.counts, w.sums, lambda, w.means, w.forward, w.backward
-        ];
+        let quantize = arguments![self.parameters, w.offsets, w.counts, w.sums, lambda, w.means, w.forward, w.backward];
         gpu.launch(&self.kernels.quantize_weights, [PARTS, matrices, 1], 256, quantize)?;
         let narrow = arguments![self.parameters, w.forward, self.config.vocab_size * self.config.hidden_size];
         gpu.launch(&self.kernels.narrow_all, [gpu.blocks, 1, 1], 256, narrow)
@@ -170,5 +172,9 @@ impl Learner for Cuda {
             }
         }
         Ok(())
+    }
+
+    fn energy(&self) -> Option<f64> {
+        self.gpu.energy()
     }
 }

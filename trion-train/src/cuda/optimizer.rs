@@ -91,9 +91,8 @@ impl Cuda {
         let first = arguments![self.gradients, self.moments[0], offsets, count, m.control, momentum, m.sums];
         gpu.launch(&kernels.muon_momentum, grid, 256, first)?;
         let [mut x, mut next] = m.updates;
-        let normalize = arguments![
-            self.gradients, self.moments[0], offsets, heights, count, m.control, momentum, m.sums, PARTS, x
-        ];
+        let normalize =
+            arguments![self.gradients, self.moments[0], offsets, heights, count, m.control, momentum, m.sums, PARTS, x];
         gpu.launch(&kernels.muon_normalize, grid, 256, normalize)?;
         let [a, b, c] = COEFFICIENTS.map(|coefficient| coefficient as f32);
         let [square, polynomial] = m.squares;

@@ -142,7 +142,7 @@ impl Activations {
     }
 }
 
-/// Which product of a forward pass, with its gradient.
+/// A product of the forward pass.
 struct Linear {
     /// Where its weights begin, and their shape.
     at: usize,
@@ -207,9 +207,8 @@ impl Cuda {
             self.residual_norm(layer.input, before_mlp, layer.middle, block.mlp_norm, lambda, layer.for_gate_up, rows)?;
             self.project(layer.for_gate_up.q, &self.gate_up_of(block), layer.gate_up, rows)?;
             let Quantized { q, root, unit } = layer.for_down;
-            let gate_up = [layer.gate_up, layer.for_gate_up.unit, mean(4)];
-            let [y, y_unit, means] = gate_up;
-            let norm = arguments![y, y_unit, means, self.at(block.ffn_norm), lambda, q, root, unit, rows];
+            let (y_unit, weight) = (layer.for_gate_up.unit, self.at(block.ffn_norm));
+            let norm = arguments![layer.gate_up, y_unit, mean(4), weight, lambda, q, root, unit, rows];
             gpu.launch(&kernels.gate_norm, by_rows, 32 * WARPS, norm)?;
             self.project(q, &self.down_of(block), a.y, rows)?;
             before = [a.y, unit, mean(6)];
@@ -287,8 +286,7 @@ impl Cuda {
             self.back(a.dy, &output, backward, a.y, rows)?;
             let Quantized { root, unit, .. } = layer.for_output;
             let weight = self.at(block.attention_norm);
-            let norm =
-                arguments![a.y, unit, layer.attended, root, weight, a.d_attended, a.along, a.partials, rows];
+            let norm = arguments![a.y, unit, layer.attended, root, weight, a.d_attended, a.along, a.partials, rows];
             gpu.launch(&kernels.attention_norm_backward, persistent, 32 * WARPS, norm)?;
             self.norm_gradient(block.attention_norm, heads * self.config.head_dim, add)?;
 
@@ -367,8 +365,7 @@ impl Cuda {
         let a = &self.activations;
         let dy = if unit_before == Address::NONE { Address::NONE } else { a.dy };
         let Quantized { root, unit, .. } = quantized;
-        let arguments =
-            arguments![a.dx, unit, h, root, self.at(norm), a.dh, fresh, unit_before, dy, a.partials, rows];
+        let arguments = arguments![a.dx, unit, h, root, self.at(norm), a.dh, fresh, unit_before, dy, a.partials, rows];
         self.gpu.launch(&self.kernels.residual_norm_backward, [self.gpu.blocks, 1, 1], 32 * WARPS, arguments)?;
         self.norm_gradient(norm, self.config.hidden_size, add)
     }
