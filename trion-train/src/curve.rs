@@ -33,11 +33,12 @@ pub fn draw(runs: &[PathBuf], to: &Path) -> Result<()> {
     let highest = highest.fold(0.0, f64::max);
     let names = runs.iter().map(|run| run.file_name().unwrap_or_default().to_string_lossy().into_owned());
     let lines = names.zip(curves).map(|(name, points)| Line { name, points, dots: false });
-    picture(&lines.collect::<Vec<_>>(), ["million tokens", "loss, nats a token"], Some(highest), to)
+    let lines: Vec<_> = lines.collect();
+    picture(&lines, ["million tokens", "loss, nats a token"], |tokens| format!("{tokens}"), Some(highest), to)
 }
 
-/// Draws the last measurement of runs, in bits a byte, by the parameters of their models (powers of two, in millions): a line
-/// for ternary models, and one for their float twins.
+/// Draws the last measurement of runs, in bits a byte, by the parameters of their models on a logarithmic axis: a line for
+/// ternary models, and one for their float twins.
 ///
 /// # Errors
 /// As [`draw`], and [`Error::Malformed`] if a run was never measured.
@@ -54,7 +55,8 @@ pub fn draw_sizes(runs: &[PathBuf], to: &Path) -> Result<()> {
     for line in &mut lines {
         line.points.sort_by(|a, b| a.0.total_cmp(&b.0));
     }
-    picture(&lines, ["million parameters, as powers of two", "bits a byte of other text"], None, to)
+    let label = |power: &f64| format!("{:.1}", power.exp2());
+    picture(&lines, ["million parameters", "bits a byte of other text"], label, None, to)
 }
 
 /// What a picture shows by one colour.
@@ -65,8 +67,14 @@ struct Line {
     dots: bool,
 }
 
-/// Draws lines, up to `highest` or to the highest point.
-fn picture(lines: &[Line], [x, y]: [&str; 2], highest: Option<f64>, to: &Path) -> Result<()> {
+/// Draws lines, up to `highest` or to the highest point. `label` says how numbers are written below.
+fn picture(
+    lines: &[Line],
+    [x, y]: [&str; 2],
+    label: fn(&f64) -> String,
+    highest: Option<f64>,
+    to: &Path,
+) -> Result<()> {
     let all = || lines.iter().flat_map(|line| &line.points);
     let range = |of: fn(&(f64, f64)) -> f64| {
         all().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)))
@@ -85,7 +93,14 @@ fn picture(lines: &[Line], [x, y]: [&str; 2], highest: Option<f64>, to: &Path) -
             .y_label_area_size(56)
             .build_cartesian_2d(left - side..right + side, low - room..high + room)
             .map_err(|e| wrong(&e))?;
-        chart.configure_mesh().x_desc(x).y_desc(y).light_line_style(WHITE).draw().map_err(|e| wrong(&e))?;
+        chart
+            .configure_mesh()
+            .x_desc(x)
+            .y_desc(y)
+            .x_label_formatter(&label)
+            .light_line_style(WHITE)
+            .draw()
+            .map_err(|e| wrong(&e))?;
         for (line, color) in lines.iter().zip(COLORS.iter().cycle()) {
             chart
                 .draw_series([PathElement::new(line.points.clone(), color)])

@@ -31,7 +31,7 @@ import transformers
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-DRAWS, FACTOR, FLOOR, WORST, LOSS = 8, 1.25, 1e-5, 5e-2, 2e-3
+DRAWS, FACTOR, FLOOR, WORST, LOSS = 8, 1.5, 1e-5, 5e-2, 2e-3
 TEXT = (
     "Once upon a time there was a little girl who lived in a small house by the river. One day she went out to look for"
     " her friend, the old miller. The water was still, and the wheel did not turn.\n"

@@ -125,7 +125,9 @@ fn compare(config: &Config, optimizer: OptimizerName, lambda: f64, [sequences, p
         let step = difference(&moved(&found.2), &moved(&expected.2));
         println!("{}: gradient {gradient:.4}, step {step:.4}", entry.name);
         assert!(gradient < 0.06, "the gradient of {} is {gradient} apart", entry.name);
-        assert!(step < 0.4, "the step of {} is {step} apart", entry.name);
+        // Muon makes every direction of the gradient as long as any, those that are little more than rounding, too; steps that
+        // have nothing to do with each other are 1.4 apart.
+        assert!(step < 0.7, "the step of {} is {step} apart", entry.name);
     }
 }
 
