@@ -20,13 +20,15 @@ pub struct Arithmetic {
     /// How much of quantisation is applied, from 0 (a float model) to 1 (a ternary one). In between, weights and
     /// activations lie on the way from their float to their quantised value: a warm-up for models that were floats.
     pub lambda: f64,
+    /// Columns of a row that have a scale of their own, with their activations; 0 for one scale of a matrix.
+    pub group: usize,
     /// What products are computed in. Sums and everything else are single precision.
     pub products: FloatDType,
 }
 
 impl Arithmetic {
     /// Ternary, in single precision.
-    pub const EXACT: Arithmetic = Arithmetic { lambda: 1.0, products: FloatDType::F32 };
+    pub const EXACT: Arithmetic = Arithmetic { lambda: 1.0, group: 0, products: FloatDType::F32 };
 }
 
 /// The product of two matrices, or of stacks of them, in the precision that was asked for.
@@ -55,28 +57,48 @@ fn round<B: Backend, const D: usize>(scaled: Tensor<B, D>, range: [f64; 2], lamb
     straight_through(value, scaled)
 }
 
+/// The rows of a matrix cut into groups, as rows of their own; `[rows, cols]` as it is if `group` is 0.
+fn grouped<B: Backend>(x: Tensor<B, 2>, group: usize) -> Tensor<B, 2> {
+    let [rows, cols] = x.dims();
+    if group == 0 { x } else { x.reshape([rows * cols / group, group]) }
+}
+
 /// Activations `[tokens, cols]` that several projections share, quantised once.
 pub struct Activations<B: Backend> {
-    /// Multiplied by the scale and, where layers are ternary, rounded.
+    /// Multiplied by the scale and, where layers are ternary, rounded. With groups, divided by the scale again.
     scaled: Tensor<B, 2>,
-    /// The scale of each token `[tokens, 1]`, if there is one.
+    /// The scale of each token `[tokens, 1]`, if there is one for all of it.
     scale: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> Activations<B> {
-    /// Quantises each row of `x` `[tokens, cols]`: absmax, 127 steps.
+    /// Quantises each row of `x` `[tokens, cols]`, or each group of it: absmax, 127 steps.
     pub fn new(x: Tensor<B, 2>, arithmetic: Arithmetic) -> Self {
         if arithmetic.lambda <= 0.0 {
             return Activations { scaled: x, scale: None };
         }
+        let shape = x.dims();
+        let x = grouped(x, arithmetic.group);
         let largest = x.clone().detach().abs().max_dim(1).clamp_min(SMALLEST);
         let scale = largest.full_like(127.0) / largest;
         let scaled = round(x * scale.clone(), [-128.0, 127.0], arithmetic.lambda);
+        if arithmetic.group > 0 {
+            return Activations { scaled: (scaled / scale).reshape(shape), scale: None };
+        }
         Activations { scaled, scale: Some(scale) }
     }
 
-    /// The product `[tokens, rows]` with `weight` `[rows, cols]`, quantised by the mean of its magnitudes.
+    /// The product `[tokens, rows]` with `weight` `[rows, cols]`, quantised by the mean of its magnitudes, or those of each
+    /// group, rounded to half precision as files have it.
     pub fn project(&self, weight: &Tensor<B, 2>, arithmetic: Arithmetic) -> Tensor<B, 2> {
+        if arithmetic.group > 0 && arithmetic.lambda > 0.0 {
+            let groups = grouped(weight.clone(), arithmetic.group);
+            let mean = groups.clone().detach().abs().mean_dim(1).clamp_min(SMALLEST);
+            let mean = mean.cast(FloatDType::F16).cast(FloatDType::F32);
+            let trits = round(groups * mean.clone().recip(), [-1.0, 1.0], arithmetic.lambda);
+            let weight = (trits * mean).reshape(weight.dims());
+            return product(self.scaled.clone(), weight.transpose(), arithmetic);
+        }
         let Some(scale) = &self.scale else {
             return product(self.scaled.clone(), weight.clone().transpose(), arithmetic);
         };

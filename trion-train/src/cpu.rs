@@ -34,7 +34,7 @@ impl Cpu {
         let products = recipe.precision.dtype();
         let muon = Muon { precision: products, ..Muon::default() };
         let muon = (recipe.optimizer == OptimizerName::Muon).then_some(muon);
-        let finished = Arithmetic { lambda: f64::from(u8::from(recipe.ternary)), products };
+        let finished = Arithmetic { lambda: f64::from(u8::from(recipe.ternary)), group: recipe.weight_group, products };
         Cpu {
             config: *config,
             finished,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::f16;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use trion_core::quant::{absmean_scale, absmean_trit};
@@ -19,7 +20,7 @@ use crate::trained::Trained;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// A directory with the float weights that were trained; they are made ternary when the model is loaded
-    /// (`autobitlinear`, online).
+    /// (`autobitlinear`, online). With scales for groups, weights are what they are rounded to.
     Masters,
     /// A directory with trits and their scales (`autobitlinear`, offline).
     Packed,
@@ -31,7 +32,7 @@ pub enum Format {
 /// whole or not at all.
 ///
 /// # Errors
-/// [`Error::Argument`] for trits of a model that is not ternary, or whose rows cannot be packed by four; [`Error::Io`].
+/// [`Error::Argument`] for trits of a model that is not ternary, or that cannot be packed by four rows; [`Error::Io`].
 pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions) -> Result<()> {
     if !model.recipe.ternary {
         return Err(Error::Argument("a float twin is for comparison, and has no trits to export".to_owned()));
@@ -53,11 +54,21 @@ pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions)
 }
 
 fn directory(model: &Trained, to: &Path, packed: bool) -> Result<()> {
+    let group = model.recipe.weight_group;
+    if packed && group > 0 {
+        let message = "packed trits have one scale for each matrix, and this model has one for each group; \
+                       expected the format masters or trion";
+        return Err(Error::Argument(message.to_owned()));
+    }
     make_directory(to)?;
     let mut tensors = Vec::new();
     for (entry, values) in model.entries().iter().zip(&model.parameters) {
         match entry.kind {
             Kind::Matrix(_) if packed => tensors.extend(packed_trits(entry, values)?),
+            Kind::Matrix(_) if group > 0 => {
+                let rounded = values.chunks_exact(group).flat_map(rounded_group).collect::<Vec<_>>();
+                tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), &rounded));
+            }
             _ => tensors.push(Stored::floats(entry.name.clone(), entry.stored_shape(), values)),
         }
     }
@@ -73,7 +84,14 @@ fn directory(model: &Trained, to: &Path, packed: bool) -> Result<()> {
     write_json(&to.join("tokenizer_config.json"), &tokenizer_config)?;
     let generation = json!({ "bos_token_id": model.end, "eos_token_id": model.end });
     write_json(&to.join("generation_config.json"), &generation)?;
-    write_json(&to.join("config.json"), &config_json(&model.config, model.end, packed))
+    let mode = if group > 0 { None } else { Some(if packed { "offline" } else { "online" }) };
+    write_json(&to.join("config.json"), &config_json(&model.config, model.end, mode))
+}
+
+/// What weights that share a scale are rounded to: trits times their mean magnitude in half precision.
+fn rounded_group(weights: &[f32]) -> Vec<f32> {
+    let scale = f16::from_f32(absmean_scale(weights.iter().copied())).to_f32();
+    weights.iter().map(|weight| f32::from(absmean_trit(*weight, 1.0 / scale)) * scale).collect()
 }
 
 /// The trits of a matrix, four rows to a byte, and their scale (formats.md: bits 2 k and 2 k + 1 of byte `[r, i]` hold trit

@@ -17,7 +17,7 @@ use trion_train::export::{Format, export};
 use trion_train::parameters::Initialization;
 use trion_train::recipe::{OptimizerName, Precision, Recipe};
 use trion_train::schedule::Schedule;
-use trion_train::shape::Shape;
+use trion_train::shape::{Architecture, Shape};
 use trion_train::{Device, Error, Result, Trained, Trainer, draw, draw_sizes, tokenizer};
 
 /// Trains ternary language models
@@ -116,6 +116,9 @@ struct TrainArguments {
     /// The model
     #[arg(long, value_enum, default_value = "1m")]
     shape: Shape,
+    /// A config.json of Hugging Face's form with another shape
+    #[arg(long, conflicts_with = "shape")]
+    config: Option<PathBuf>,
     /// Tokens of a sequence, the model's context
     #[arg(long, default_value_t = 512)]
     positions: usize,
@@ -164,6 +167,9 @@ struct TrainArguments {
     /// Train the float twin instead: plain linear layers
     #[arg(long)]
     float: bool,
+    /// Weights of a row that have a scale of their own: 64 or 128, or 0 for one scale of a matrix
+    #[arg(long, default_value_t = 0)]
+    weight_group: usize,
     /// What products are computed in [default: bf16 on a GPU, f32 on a CPU]
     #[arg(long, value_enum)]
     precision: Option<Precision>,
@@ -261,7 +267,10 @@ fn train(arguments: &TrainArguments) -> Result<()> {
     let device: Device = arguments.device.parse()?;
     let precision = if device == Device::Cpu { Precision::F32 } else { Precision::Bf16 };
     let recipe = Recipe {
-        shape: arguments.shape,
+        shape: match &arguments.config {
+            Some(path) => Architecture::read(path)?,
+            None => Architecture::Named(arguments.shape),
+        },
         positions: arguments.positions,
         sequences: arguments.sequences,
         accumulate: arguments.accumulate,
@@ -279,6 +288,7 @@ fn train(arguments: &TrainArguments) -> Result<()> {
         initialization: arguments.initialization,
         from: arguments.from.clone(),
         ternary: !arguments.float,
+        weight_group: arguments.weight_group,
         precision: arguments.precision.unwrap_or(precision),
         clip: arguments.clip,
         seed: arguments.seed,

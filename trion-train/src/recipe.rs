@@ -9,13 +9,13 @@ use trion_engine::Config;
 use crate::error::{Error, Result};
 use crate::parameters::Initialization;
 use crate::schedule::Schedule;
-use crate::shape::Shape;
+use crate::shape::Architecture;
 
 /// A recipe. A run keeps it as `recipe.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// The model.
-    pub shape: Shape,
+    pub shape: Architecture,
     /// Tokens of a sequence, which become the model's context.
     pub positions: usize,
     /// Sequences that go through the model together.
@@ -32,6 +32,9 @@ pub struct Recipe {
     pub from: Option<PathBuf>,
     /// Whether layers are ternary; if not, the run makes the model's float twin.
     pub ternary: bool,
+    /// Columns of a row that have a scale of their own, with their activations; 0 for one scale of a matrix.
+    #[serde(default)]
+    pub weight_group: usize,
     /// What products are computed in.
     pub precision: Precision,
     /// Gradients are scaled so that their norm is at most this.
@@ -91,6 +94,11 @@ impl Recipe {
         }
         let config = self.shape.config(vocab_size, self.positions);
         config.validate().map_err(|e| Error::Argument(e.to_string()))?;
+        let (group, widths) = (self.weight_group, [config.hidden_size, config.query_size(), config.intermediate_size]);
+        if group > 0 && (![64, 128].contains(&group) || widths.iter().any(|cols| !cols.is_multiple_of(group))) {
+            let message = format!("groups of {group} weights, expected 64 or 128, and a divisor of each of {widths:?}");
+            return Err(Error::Argument(message));
+        }
         Ok(config)
     }
 

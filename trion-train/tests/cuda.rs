@@ -10,7 +10,7 @@ use trion_train::optimizer::Rates;
 use trion_train::parameters::{Initialization, initial};
 use trion_train::recipe::{OptimizerName, Precision, Recipe};
 use trion_train::schedule::Schedule;
-use trion_train::shape::Shape;
+use trion_train::shape::{Architecture, Shape};
 
 /// Two layers of unusual sizes; heads of 16 numbers, three query heads to a key head.
 const SMALL: Config = Config {
@@ -37,7 +37,7 @@ const SILU: Config = Config { head_dim: 32, hidden_size: 192, hidden_act: Activa
 
 fn recipe(optimizer: OptimizerName, precision: Precision, sequences: usize, positions: usize) -> Recipe {
     Recipe {
-        shape: Shape::Micro,
+        shape: Architecture::Named(Shape::Micro),
         positions,
         sequences,
         accumulate: 1,
@@ -55,6 +55,7 @@ fn recipe(optimizer: OptimizerName, precision: Precision, sequences: usize, posi
         initialization: Initialization::Normal,
         from: None,
         ternary: true,
+        weight_group: 0,
         precision,
         clip: 1.0,
         seed: 1,

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use trion_engine::{Logits, Model, Pool, Session, SessionOptions};
+use trion_engine::{Config, Logits, Model, Pool, Session, SessionOptions};
 use trion_train::data::Tokens;
 use trion_train::export::{Format, export};
 use trion_train::model::Forward;
@@ -135,28 +135,27 @@ fn a_run_that_is_asked_to_stop_leaves_a_checkpoint() {
     assert!(directory.join("file").exists());
 }
 
-#[test]
-fn the_engine_computes_what_was_trained() {
-    let directory = prepare("engine");
-    run(&directory, &short("run"));
+/// Exports a run, and compares what the engine computes with what was trained: the same bits from every format, and logits
+/// near the trainer's.
+fn compare_with_engine(directory: &Path, formats: &[Format], activation_group: usize) {
     let model = Trained::open(&directory.join("run")).unwrap();
     let options = trion_engine::PackOptions::default();
-    let mut texts = Vec::new();
-    for (format, name) in [(Format::Masters, "masters"), (Format::Packed, "packed"), (Format::Trion, "file")] {
-        let to = directory.join(name);
-        export(&model, &to, format, &options).unwrap();
+    let ids = Tokens::open(&directory.join("data")).unwrap().read(0, 32).unwrap();
+    let mut found = Vec::new();
+    for format in formats {
+        let to = directory.join(format!("{format:?}"));
+        export(&model, &to, *format, &options).unwrap();
         let engine = Model::open(&to).unwrap();
-        assert_eq!(engine.config().hidden_size, model.config.hidden_size);
-        let ids = Tokens::open(&directory.join("data")).unwrap().read(0, 32).unwrap();
+        assert_eq!(*engine.config(), Config { activation_group, ..model.config });
         let session_options = SessionOptions { logits: Logits::All, max_batch: 32, ..SessionOptions::new(32) };
         let mut session = Session::new(&engine, session_options).unwrap();
-        let logits = session.evaluate(&ids, &Pool::new(1).unwrap()).unwrap().to_vec();
-        texts.push((ids, logits));
+        found.push(session.evaluate(&ids, &Pool::new(1).unwrap()).unwrap().to_vec());
     }
-    assert!(texts.iter().all(|text| *text == texts[0]), "the same trits give the same bits");
+    let logits = &found[0];
+    assert!(found.iter().all(|other| other == logits), "the same trits give the same bits");
 
-    let (ids, logits) = &texts[0];
-    let forward = Forward::<Flex>::new(&model.config, 32, Arithmetic::EXACT, &FlexDevice);
+    let arithmetic = Arithmetic { group: activation_group, ..Arithmetic::EXACT };
+    let forward = Forward::<Flex>::new(&model.config, 32, arithmetic, &FlexDevice);
     let parameters: Vec<Tensor<Flex, 2>> = model
         .entries()
         .iter()
@@ -172,7 +171,32 @@ fn the_engine_computes_what_was_trained() {
     // Sums in another order: where an activation is rounded the other way, more than the last bits differ.
     let mean = differences.iter().sum::<f32>() / differences.len() as f32;
     let most = differences.iter().copied().fold(0.0, f32::max);
+    println!("differences of {mean} on average and {most} at most");
     assert!(mean < 1e-3 && most < 2e-2, "differences of {mean} on average and {most} at most");
+}
+
+#[test]
+fn the_engine_computes_what_was_trained() {
+    let directory = prepare("engine");
+    run(&directory, &short("run"));
+    compare_with_engine(&directory, &[Format::Masters, Format::Packed, Format::Trion], 0);
+}
+
+#[test]
+fn another_shape_with_scales_for_groups_is_trained() {
+    let directory = prepare("groups");
+    let config = r#"{"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "hidden_act": "silu", "model_type": "bitnet"}"#;
+    fs::write(directory.join("shape.json"), config).unwrap();
+    let arguments =
+        ["train", "data", "--config", "shape.json", "--weight-group", "64", "--positions", "32", "-o", "run"];
+    run(&directory, &[&arguments[..], &["--sequences", "4", "--steps", "40"]].concat());
+    compare_with_engine(&directory, &[Format::Masters, Format::Trion], 64);
+    let ids = Tokens::open(&directory.join("data")).unwrap().read(0, usize::MAX >> 1).unwrap();
+    let losses = losses(&directory, "run");
+    assert!(losses[39] < 0.8 * unigram_entropy(&ids), "{losses:?}");
+    let output = command(&directory, &["export", "run", "--format", "packed", "-o", "x"]).output().unwrap();
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("one for each group"));
 }
 
 /// The losses of a run.
@@ -240,6 +264,8 @@ fn mistakes_are_told() {
         (&["train", "text.txt", "-o", "x"], "manifest.json"),
         (&["train", "data", "-o", "x", "--sequences", "0"], "sequences is 0, expected at least 1"),
         (&["train", "data", "-o", "x", "--clip", "0"], "clip is 0, expected a positive number"),
+        (&["train", "data", "-o", "x", "--weight-group", "64"], "a divisor of each of [128, 128, 352]"),
+        (&["train", "data", "-o", "x", "--config", "text.txt"], "text.txt: "),
         (&["train", "data", "-o", "x", "--positions", "100000"], "expected at least 200001 for a window"),
         (&["train", "data", "-o", "x", "--device", "gpu"], "expected cpu, cuda or cuda:N"),
         (&["eval", "x", "data"], "recipe.json"),

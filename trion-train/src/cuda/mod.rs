@@ -63,6 +63,10 @@ impl Cuda {
         if recipe.precision != Precision::Bf16 {
             return Err(Error::Argument("a GPU computes products in bf16, which the recipe has to say".to_owned()));
         }
+        if recipe.weight_group > 0 {
+            let message = "a GPU trains one scale for each matrix; scales for groups are trained on a processor";
+            return Err(Error::Argument(message.to_owned()));
+        }
         let mut gpu = Gpu::open(index)?;
         let kernels = Kernels::compile(&gpu, config)?;
         let entries = layout(config);
