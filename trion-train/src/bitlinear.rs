@@ -59,8 +59,7 @@ fn round<B: Backend, const D: usize>(scaled: Tensor<B, D>, range: [f64; 2], lamb
 
 /// The rows of a matrix cut into groups, as rows of their own; `[rows, cols]` as it is if `group` is 0.
 fn grouped<B: Backend>(x: Tensor<B, 2>, group: usize) -> Tensor<B, 2> {
-    let [rows, cols] = x.dims();
-    if group == 0 { x } else { x.reshape([rows * cols / group, group]) }
+    if group == 0 { x } else { x.reshape([-1, group as i32]) }
 }
 
 /// Activations `[tokens, cols]` that several projections share, quantised once.
