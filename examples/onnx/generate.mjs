@@ -1,6 +1,6 @@
 // Text from an exported model with transformers.js, the most likely token each time:
 //
-//   trion-onnx export models/classics-14m.safetensors -o exported
+//   trion-onnx export models/tales-14m.safetensors -o exported
 //   npm install
 //   node generate.mjs exported "Once upon a time" 64
 //   node generate.mjs exported --ids 0,47,1258 64

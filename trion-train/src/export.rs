@@ -40,14 +40,15 @@ pub fn export(model: &Trained, to: &Path, format: Format, options: &PackOptions)
     match format {
         Format::Masters | Format::Packed => directory(model, to, format == Format::Packed),
         Format::Trion => {
-            // The engine packs what it reads, so that both have the same bits.
-            let mut name = to.file_name().unwrap_or_default().to_owned();
-            name.push(".masters");
-            let masters = to.with_file_name(name);
+            // The engine packs what it reads, so that both have the same bits, and a model has the name of its directory.
+            let mut temporary = to.file_name().unwrap_or_default().to_owned();
+            temporary.push(".masters");
+            let temporary = to.with_file_name(temporary);
+            let masters = temporary.join(to.file_stem().unwrap_or_default());
             let written =
                 directory(model, &masters, false).and_then(|()| Ok(quantize(&masters, to, options, &mut |_, _| {})?));
             // A directory of our own; if it cannot be removed, the file is there all the same.
-            let _ = std::fs::remove_dir_all(&masters);
+            let _ = std::fs::remove_dir_all(&temporary);
             written.map(|_| ())
         }
     }
