@@ -6,90 +6,47 @@
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::ops::Range;
 
-use trion_core::{
-    Activation, Config, Error, FloatData, FloatMatrix, Kernel, Layer, Linear, Model, Packing, Progress, Projection, Rescale,
-    Sampler, SamplerOptions, Serial, Session, SessionOptions, TernaryMatrix,
-};
+use trion_core::{Error, Kernel, Progress, Sampler, SamplerOptions, Serial, Session, SessionOptions};
 
-/// Places of a layer's tensors in the blob.
-struct LayerTable {
-    projections: [(Range<usize>, f32); 7],
-    norms: [Option<Range<usize>>; 6],
-}
-
-include!(concat!(env!("OUT_DIR"), "/model.rs"));
-
-/// Aligned as the kernels like it.
-#[repr(C, align(64))]
-struct Aligned<T: ?Sized>(T);
-
-static BLOB: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/model.bin")));
+#[path = "../../../examples/bare-metal/src/model.rs"]
+mod model;
 
 const PROMPT: [u32; 4] = [1, 17, 4, 60];
 const TOKENS: usize = 24;
 const OPTIONS: SessionOptions = SessionOptions { max_batch: 4, ..SessionOptions::new(PROMPT.len() + TOKENS) };
 /// The session's size is known when the program is built.
-const ARENA_BYTES: usize = Session::bytes(&CONFIG, &OPTIONS);
+const ARENA_BYTES: usize = Session::bytes(&model::CONFIG, &OPTIONS);
 
-struct Arena(UnsafeCell<Aligned<[u8; ARENA_BYTES]>>);
+struct Arena(UnsafeCell<model::Aligned<[u8; ARENA_BYTES]>>);
 
 // SAFETY: the program has one thread.
 unsafe impl Sync for Arena {}
 
-static ARENA: Arena = Arena(UnsafeCell::new(Aligned([0; ARENA_BYTES])));
-
-fn bytes(range: &Range<usize>) -> &'static [u8] {
-    &BLOB.0[range.clone()]
-}
-
-/// Numbers of a type that any bits make, at an address that suits it: pieces begin at multiples of 64.
-fn numbers<T: Copy>(range: &Range<usize>) -> &'static [T] {
-    let bytes = bytes(range);
-    // SAFETY: used for u16 and f32 alone; the build script placed whole numbers, aligned to 64 bytes.
-    unsafe { core::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len() / size_of::<T>()) }
-}
-
-fn layer(table: &LayerTable) -> Result<Layer<'static>, Error> {
-    let mut projections = [None; 7];
-    for (projection, (place, scale)) in Projection::ALL.into_iter().zip(&table.projections) {
-        let [rows, cols] = projection.shape(&CONFIG);
-        let matrix = TernaryMatrix::new(rows, cols, Packing::Twos, bytes(place), Rescale::Multiply(*scale))?;
-        projections[projection as usize] = Some(Linear { matrix: matrix.into(), norm: None });
-    }
-    let [Some(q), Some(k), Some(v), Some(o), Some(gate), Some(up), Some(down)] = projections else {
-        return Err(Error::NoTokens);
-    };
-    Ok(Layer {
-        projections: [q, k, v, o, gate, up, down],
-        norms: table.norms.each_ref().map(|norm| norm.as_ref().map(numbers)),
-    })
-}
+static ARENA: Arena = Arena(UnsafeCell::new(model::Aligned([0; ARENA_BYTES])));
 
 fn generate() -> Result<(), Error> {
-    let [Ok(first), Ok(second)] = LAYERS.each_ref().map(layer) else { return Err(Error::NoTokens) };
-    let layers = [first, second];
-    let embedding =
-        FloatMatrix::new(CONFIG.vocab_size, CONFIG.hidden_size, FloatData::Bf16(numbers(&EMBEDDING)))?;
-    let model = Model::new(CONFIG, embedding.into(), &layers, numbers(&NORM), None)?;
-    // SAFETY: this is the only place that touches the arena, and it runs once.
-    let arena = unsafe { &mut (*ARENA.0.get()).0 };
-    let mut session = Session::new(&model, OPTIONS, Kernel::detect(), arena)?;
-    let mut sampler = Sampler::new(SamplerOptions::GREEDY)?;
-    session.push(&PROMPT)?;
-    for _ in 0..TOKENS {
+    model::with_model(|model| {
+        // SAFETY: this is the only place that touches the arena, and it runs once.
+        let arena = unsafe { &mut (*ARENA.0.get()).0 };
+        let mut session = Session::new(model, OPTIONS, Kernel::detect(), arena)?;
+        let mut sampler = Sampler::new(SamplerOptions::GREEDY)?;
+        session.push(&PROMPT)?;
+        for _ in 0..TOKENS {
+            while session.advance(10, &Serial)? == Progress::More {}
+            let token = sampler.sample(session.logits().unwrap_or(&[]), session.tokens());
+            print_number(u64::from(token));
+            session.push(&[token])?;
+        }
         while session.advance(10, &Serial)? == Progress::More {}
-        let token = sampler.sample(session.logits().unwrap_or(&[]), session.tokens());
-        print_number(u64::from(token));
-        session.push(&[token])?;
-    }
-    while session.advance(10, &Serial)? == Progress::More {}
-    let hash = session.logits().unwrap_or(&[]).iter().fold(0_u64, |hash, logit| {
-        hash.wrapping_mul(31).wrapping_add(u64::from(logit.to_bits()))
-    });
-    print_number(hash);
-    Ok(())
+        let hash = session
+            .logits()
+            .unwrap_or(&[])
+            .iter()
+            .fold(0_u64, |hash, logit| hash.wrapping_mul(31).wrapping_add(u64::from(logit.to_bits())));
+        print_number(hash);
+        Ok(())
+    })
 }
 
 fn print_number(mut number: u64) {
@@ -146,14 +103,18 @@ mod memory {
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
         // SAFETY: the caller promises `count` bytes at both, apart from each other.
-        unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)) };
+        unsafe {
+            asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack))
+        };
         to
     }
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
         // SAFETY: the caller promises `count` bytes.
-        unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack)) };
+        unsafe {
+            asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack))
+        };
         to
     }
 
