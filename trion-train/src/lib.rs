@@ -29,7 +29,7 @@ pub mod trainer;
 pub use bitlinear::{Activations, Arithmetic};
 pub use burn_autodiff::Autodiff;
 pub use burn_flex::{Flex, FlexDevice};
-pub use burn_tensor::{FloatDType, Int, Tensor, TensorData, backend::Backend};
+pub use burn_tensor::{FloatDType, Int, Tensor, TensorData};
 pub use curve::{draw, draw_sizes};
 pub use error::{Error, Result};
 pub use learner::Device;

@@ -1,7 +1,7 @@
 //! The forward pass: token ids to logits and loss, in the mathematics of the engine (docs/numerics.md).
 
 use burn_tensor::backend::{AutodiffBackend, Backend};
-use burn_tensor::{FloatDType, IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn_tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
 use trion_engine::{Activation, Config};
 
 use crate::bitlinear::{Activations, Arithmetic, product};
@@ -160,26 +160,9 @@ impl<A: AutodiffBackend> Forward<A> {
         };
         let of_rows = of(&embedded);
         let mut all: Vec<_> = tracked.iter().map(of).collect();
-        all[0] = add_rows(all[0].clone(), ids, of_rows, self.arithmetic.products);
+        all[0] = all[0].clone().select_assign(0, ids, of_rows, IndexingUpdateOp::Add);
         (loss.inner(), all)
     }
-}
-
-/// Adds row i of `rows` `[tokens, cols]` to row `ids[i]` of `to`.
-fn add_rows<B: Backend>(
-    to: Tensor<B, 2>,
-    ids: Tensor<B, 1, Int>,
-    rows: Tensor<B, 2>,
-    precision: FloatDType,
-) -> Tensor<B, 2> {
-    if precision == FloatDType::F32 {
-        return to.select_assign(0, ids, rows, IndexingUpdateOp::Add);
-    }
-    // A product, since GPUs would add one row after the other.
-    let [[count, _], [tokens, _]] = [to.dims(), rows.dims()];
-    let all = Tensor::<B, 1, Int>::arange(0..count as i64, &to.device()).reshape([1, count]).expand([tokens, count]);
-    let one_hot = ids.reshape([tokens, 1]).expand([tokens, count]).equal(all).float().cast(precision);
-    to + one_hot.transpose().matmul(rows.cast(precision)).cast(FloatDType::F32)
 }
 
 /// Mean cross entropy of `targets` `[sequences, positions]` by `logits` `[sequences * positions, vocab_size]`.
