@@ -1,7 +1,7 @@
 //! The forward pass: token ids to logits and loss, in the mathematics of the engine (docs/numerics.md).
 
 use burn_tensor::backend::{AutodiffBackend, Backend};
-use burn_tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use burn_tensor::{Int, Tensor, TensorData, activation};
 use trion_engine::{Activation, Config};
 
 use crate::bitlinear::{Activations, Arithmetic, product};
@@ -47,19 +47,8 @@ impl<B: Backend> Forward<B> {
     /// [`crate::layout::layout`].
     pub fn logits(&self, parameters: &[Tensor<B, 2>], ids: Tensor<B, 2, Int>) -> Tensor<B, 2> {
         let [sequences, positions] = ids.dims();
-        let embedded = parameters[0].clone().select(0, ids.reshape([sequences * positions]));
-        self.logits_of(parameters, embedded, [sequences, positions])
-    }
-
-    /// [`Forward::logits`] of rows of the embedding `[sequences * positions, hidden_size]`.
-    fn logits_of(
-        &self,
-        parameters: &[Tensor<B, 2>],
-        embedded: Tensor<B, 2>,
-        [sequences, positions]: [usize; 2],
-    ) -> Tensor<B, 2> {
         let config = &self.config;
-        let mut h = embedded;
+        let mut h = parameters[0].clone().select(0, ids.reshape([sequences * positions]));
         for block in parameters[1..].chunks_exact(BLOCK) {
             let [input_norm, query, key, value, attention_norm, output, mlp_norm, gate, up, ffn_norm, down] = block
             else {
@@ -146,21 +135,14 @@ impl<A: AutodiffBackend> Forward<A> {
         ids: Tensor<A::InnerBackend, 2, Int>,
         targets: Tensor<A::InnerBackend, 2, Int>,
     ) -> (Tensor<A::InnerBackend, 1>, Vec<Tensor<A::InnerBackend, 2>>) {
-        let [sequences, positions] = ids.dims();
         let tracked: Vec<Tensor<A, 2>> =
             parameters.iter().map(|parameter| Tensor::from_inner(parameter.clone()).require_grad()).collect();
-        // The way to the embedding's rows is taken by hand: the library's adds them up one after the other.
-        let ids = ids.reshape([sequences * positions]);
-        let embedded = Tensor::<A, 2>::from_inner(parameters[0].clone().select(0, ids.clone())).require_grad();
-        let logits = self.logits_of(&tracked, embedded.clone(), [sequences, positions]);
-        let loss = cross_entropy(logits, Tensor::from_inner(targets));
+        let loss = self.loss(&tracked, Tensor::from_inner(ids), Tensor::from_inner(targets));
         let mut gradients = loss.backward();
-        let mut of = |parameter: &Tensor<A, 2>| {
+        let of = |parameter: &Tensor<A, 2>| {
             parameter.grad_remove(&mut gradients).unwrap_or_else(|| parameter.clone().inner().zeros_like())
         };
-        let of_rows = of(&embedded);
-        let mut all: Vec<_> = tracked.iter().map(of).collect();
-        all[0] = all[0].clone().select_assign(0, ids, of_rows, IndexingUpdateOp::Add);
+        let all = tracked.iter().map(of).collect();
         (loss.inner(), all)
     }
 }
