@@ -3,6 +3,7 @@
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
 
 mod chart;
 mod embed;
@@ -187,6 +188,7 @@ fn run_with(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> 
     let words = variables.chain([program.to_owned()]).chain(arguments.iter().map(|&word| word.to_owned()));
     let what = words.collect::<Vec<_>>().join(" ");
     println!("$ {what}");
+    let start = Instant::now();
     let status = Command::new(program)
         .stdin(Stdio::null())
         .args(arguments)
@@ -194,6 +196,7 @@ fn run_with(environment: &[(&str, &str)], program: &str, arguments: &[&str]) -> 
         .current_dir(root())
         .status()
         .map_err(|e| format!("{what}: {e}"))?;
+    println!("# {:.1} s", start.elapsed().as_secs_f64());
     if status.success() { Ok(()) } else { Err(format!("{what}: {status}")) }
 }
 
