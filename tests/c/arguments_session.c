@@ -101,7 +101,7 @@ static void session_options(void) {
     release_session();
     options = none;
     /* Which of these there are depends on the CPU; it is an answer in any case. */
-    for (kernel = TRION_KERNEL_AUTO; kernel <= TRION_KERNEL_AMX; kernel++) {
+    for (kernel = TRION_KERNEL_AUTO; kernel <= TRION_KERNEL_SIMD128; kernel++) {
         trion_session *made;
         trion_status status;
         options.kernel = kernel;

@@ -65,7 +65,7 @@ int main(int argc, char **argv) {
     for (sampled = 0; sampled < 2; sampled++) {
         hashes[sampled] = run(new_session(model, 0, 0), sampled, SIZE_MAX);
         CHECK(arguments.quick || run(new_session(model, 0, 7), sampled, 13) == hashes[sampled]);
-        for (kernel = TRION_KERNEL_SCALAR; kernel <= TRION_KERNEL_AMX && !arguments.quick; kernel++) {
+        for (kernel = TRION_KERNEL_SCALAR; kernel <= TRION_KERNEL_SIMD128 && !arguments.quick; kernel++) {
             trion_session_options options = {.struct_size = sizeof options};
             trion_session *session;
             options.kernel = kernel;

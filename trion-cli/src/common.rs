@@ -111,6 +111,9 @@ enum KernelName {
     AvxVnni,
     Avx512,
     Amx,
+    Neon,
+    NeonDot,
+    Simd128,
 }
 
 impl ComputeArguments {
@@ -137,6 +140,9 @@ impl ComputeArguments {
             KernelName::AvxVnni => Isa::AvxVnni,
             KernelName::Avx512 => Isa::Avx512,
             KernelName::Amx => Isa::Amx,
+            KernelName::Neon => Isa::Neon,
+            KernelName::NeonDot => Isa::NeonDot,
+            KernelName::Simd128 => Isa::Simd128,
         };
         Kernel::new(isa).ok_or_else(|| {
             let names: Vec<_> = Kernel::available().map(|kernel| kernel.isa().name()).collect();

@@ -11,7 +11,7 @@
 //! bits of column 12 + e. Rows and columns beyond the matrix hold the code 0.
 
 use crate::Error;
-use crate::kernel::{Simd, Vector};
+use crate::kernel::{Op, Simd, Vector};
 use crate::packing::{BLOCK_COLS, TILE_ROWS};
 use crate::quant::ActivationScale;
 
@@ -160,19 +160,27 @@ impl<'w> Int6Matrix<'w> {
             }
         }
     }
+}
 
-    /// Products of the 32 rows of tile `tile` with T tokens: `y[t][row]`. Rows beyond the matrix are left at zero.
+/// Products of the 32 rows of a tile with T tokens: `y[t][row]`. Rows beyond the matrix are left at zero.
+pub(crate) struct Int6Product<'a, const T: usize> {
+    pub(crate) matrix: &'a Int6Matrix<'a>,
+    pub(crate) tile: usize,
+    /// Activations of each token.
+    pub(crate) x: [&'a [i8]; T],
+    /// Their scales.
+    pub(crate) scales: [&'a [ActivationScale]; T],
+    pub(crate) y: &'a mut [[f32; TILE_ROWS]; T],
+}
+
+impl<const T: usize> Op for Int6Product<'_, T> {
+    type Output = ();
+
     #[inline(always)]
-    pub(crate) fn tile_product<S: Simd, const T: usize>(
-        &self,
-        simd: S,
-        tile: usize,
-        x: [&[i8]; T],
-        scales: [&[ActivationScale]; T],
-        y: &mut [[f32; TILE_ROWS]; T],
-    ) {
+    fn run<S: Simd>(self, simd: S) {
+        let Int6Product { matrix, tile, x, scales, y } = self;
         *y = [[0.0; TILE_ROWS]; T];
-        for (group, pairs) in self.tile(tile).chunks(GROUP_COLS / PAIR_COLS).enumerate() {
+        for (group, pairs) in matrix.tile(tile).chunks(GROUP_COLS / PAIR_COLS).enumerate() {
             let x = x.map(|x| x.get(group * GROUP_COLS..).unwrap_or(&[]));
             let mut sums = [[0; TILE_ROWS]; T];
             simd.int6_tile(pairs, x, &mut sums);
@@ -183,7 +191,7 @@ impl<'w> Int6Matrix<'w> {
                 simd.store(sum, &mut y[t]);
             }
         }
-        let row_scales = self.row_scales.chunks(TILE_ROWS).nth(tile).unwrap_or(&[]);
+        let row_scales = matrix.row_scales.chunks(TILE_ROWS).nth(tile).unwrap_or(&[]);
         for y in y {
             for (y, scale) in y.iter_mut().zip(row_scales) {
                 *y *= scale;

@@ -1,8 +1,8 @@
 //! Weight matrices of either kind, multiplied tile by tile, and the norm that some checkpoints put before them.
 
 use crate::Error;
-use crate::int6::{self, Int6Matrix};
-use crate::kernel::{Bf16, F16, F32, Format, I8, Simd, Vector, padded, prefetch_lines};
+use crate::int6::{self, Int6Matrix, Int6Product};
+use crate::kernel::{Bf16, F16, F32, Format, I8, Op, Simd, Vector, padded, prefetch_lines};
 use crate::numeric::LANES;
 use crate::packing::{BLOCK_COLS, TILE_ROWS};
 use crate::quant::ActivationScale;
@@ -75,13 +75,13 @@ impl<'w> FloatMatrix<'w> {
         y: &mut [[f32; TILE_ROWS]; T],
     ) {
         let first = tile * TILE_ROWS;
-        let rows = TILE_ROWS.min(self.rows.saturating_sub(first));
+        let (rows, cols) = (TILE_ROWS.min(self.rows.saturating_sub(first)), self.cols);
         match self.data {
-            FloatData::F32(w) => rows_product::<S, F32, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
-            FloatData::F16(w) => rows_product::<S, F16, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
-            FloatData::Bf16(w) => rows_product::<S, Bf16, T>(simd, self.cols, rows, w.get(first * self.cols..), x, y),
+            FloatData::F32(w) => simd.run(RowsProduct::<F32, T> { cols, rows, weights: w.get(first * cols..), x, y }),
+            FloatData::F16(w) => simd.run(RowsProduct::<F16, T> { cols, rows, weights: w.get(first * cols..), x, y }),
+            FloatData::Bf16(w) => simd.run(RowsProduct::<Bf16, T> { cols, rows, weights: w.get(first * cols..), x, y }),
             FloatData::I8 { values, scales } => {
-                rows_product::<S, I8, T>(simd, self.cols, rows, values.get(first * self.cols..), x, y);
+                simd.run(RowsProduct::<I8, T> { cols, rows, weights: values.get(first * cols..), x, y: &mut *y });
                 for y in y {
                     for (y, scale) in y.iter_mut().zip(scales.iter().skip(first)) {
                         *y *= scale;
@@ -108,56 +108,62 @@ impl<'w> FloatMatrix<'w> {
 }
 
 /// `y[t][r]` = the dot product of row r of `weights` `[rows, cols]` with `x[t]` `[cols]`, in the contract's order.
-#[inline(always)]
-fn rows_product<S: Simd, F: Format, const T: usize>(
-    simd: S,
+struct RowsProduct<'a, F: Format, const T: usize> {
     cols: usize,
     rows: usize,
-    weights: Option<&[F::Bits]>,
-    x: [&[f32]; T],
-    y: &mut [[f32; TILE_ROWS]; T],
-) {
-    let weights = weights.unwrap_or(&[]);
-    let tails = x.map(|x| padded(x.as_chunks::<LANES>().1));
-    let x = x.map(|x| x.as_chunks::<LANES>().0);
-    let least = x.iter().fold(cols / LANES, |least, x| least.min(x.len()));
-    // Two chunks at a time, and no branch between: more loads wait for memory at once.
-    let x_pairs = x.map(|x| &x.as_chunks::<2>().0[..least / 2]);
-    let x_last = x.map(|x| &x[least / 2 * 2..least]);
-    for (r, row) in weights.chunks_exact(cols.max(1)).take(rows).enumerate() {
-        let (chunks, tail) = row.as_chunks::<LANES>();
-        let (pairs, last) = chunks[..least].as_chunks::<2>();
-        let mut sums = [S::V::splat(0.0); T];
-        for (i, pair) in pairs.iter().enumerate() {
-            prefetch_lines(simd, pair.as_flattened());
-            for (j, chunk) in pair.iter().enumerate() {
-                let w = F::load(simd, chunk);
-                for (sum, x) in sums.iter_mut().zip(x_pairs) {
-                    *sum = sum.add(w.mul(simd.load(&x[i][j])));
+    weights: Option<&'a [F::Bits]>,
+    x: [&'a [f32]; T],
+    y: &'a mut [[f32; TILE_ROWS]; T],
+}
+
+impl<F: Format, const T: usize> Op for RowsProduct<'_, F, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let RowsProduct { cols, rows, weights, x, y } = self;
+        let weights = weights.unwrap_or(&[]);
+        let tails = x.map(|x| padded(x.as_chunks::<LANES>().1));
+        let x = x.map(|x| x.as_chunks::<LANES>().0);
+        let least = x.iter().fold(cols / LANES, |least, x| least.min(x.len()));
+        // Two chunks at a time, and no branch between: more loads wait for memory at once.
+        let x_pairs = x.map(|x| &x.as_chunks::<2>().0[..least / 2]);
+        let x_last = x.map(|x| &x[least / 2 * 2..least]);
+        for (r, row) in weights.chunks_exact(cols.max(1)).take(rows).enumerate() {
+            let (chunks, tail) = row.as_chunks::<LANES>();
+            let (pairs, last) = chunks[..least].as_chunks::<2>();
+            let mut sums = [S::V::splat(0.0); T];
+            for (i, pair) in pairs.iter().enumerate() {
+                prefetch_lines(simd, pair.as_flattened());
+                for (j, chunk) in pair.iter().enumerate() {
+                    let w = F::load(simd, chunk);
+                    for (sum, x) in sums.iter_mut().zip(x_pairs) {
+                        *sum = sum.add(w.mul(simd.load(&x[i][j])));
+                    }
                 }
             }
-        }
-        for (i, chunk) in last.iter().enumerate() {
-            let w = F::load(simd, chunk);
-            for (sum, x) in sums.iter_mut().zip(x_last) {
-                *sum = sum.add(w.mul(simd.load(&x[i])));
+            for (i, chunk) in last.iter().enumerate() {
+                let w = F::load(simd, chunk);
+                for (sum, x) in sums.iter_mut().zip(x_last) {
+                    *sum = sum.add(w.mul(simd.load(&x[i])));
+                }
             }
-        }
-        if !tail.is_empty() {
-            let w = F::load(simd, &padded(tail));
-            for (sum, x) in sums.iter_mut().zip(&tails) {
-                *sum = sum.add(w.mul(simd.load(x)));
+            if !tail.is_empty() {
+                let w = F::load(simd, &padded(tail));
+                for (sum, x) in sums.iter_mut().zip(&tails) {
+                    *sum = sum.add(w.mul(simd.load(x)));
+                }
             }
-        }
-        let (fours, rest) = sums.as_chunks::<4>();
-        let (y_fours, y_rest) = y.as_chunks_mut::<4>();
-        for (y, sums) in y_fours.iter_mut().zip(fours) {
-            for (y, sum) in y.iter_mut().zip(simd.sums(*sums)) {
-                y[r] = sum;
+            let (fours, rest) = sums.as_chunks::<4>();
+            let (y_fours, y_rest) = y.as_chunks_mut::<4>();
+            for (y, sums) in y_fours.iter_mut().zip(fours) {
+                for (y, sum) in y.iter_mut().zip(simd.sums(*sums)) {
+                    y[r] = sum;
+                }
             }
-        }
-        for (y, sum) in y_rest.iter_mut().zip(rest) {
-            y[r] = simd.sum(*sum);
+            for (y, sum) in y_rest.iter_mut().zip(rest) {
+                y[r] = simd.sum(*sum);
+            }
         }
     }
 }
@@ -258,11 +264,15 @@ impl Matrix<'_> {
     ) {
         let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
         let mut next = Place { input: 0, token: 0 };
-        let most = if matches!(self, Matrix::Ternary(_)) { simd.most_tokens() } else { 8 };
         while left > 0 {
+            if const { S::HAS_THIRTY_TWO } {
+                if left >= 32 && simd.takes_thirty_two() && matches!(self, Matrix::Ternary(_)) {
+                    left -= self.some_products::<S, 32>(simd, tile, inputs, &mut next, outputs);
+                    continue;
+                }
+            }
             // Eight tokens keep every vector register busy; a token's bits do not depend on how many go together.
             left -= match left {
-                32.. if most >= 32 => self.some_products::<S, 32>(simd, tile, inputs, &mut next, outputs),
                 8.. => self.some_products::<S, 8>(simd, tile, inputs, &mut next, outputs),
                 4.. => self.some_products::<S, 4>(simd, tile, inputs, &mut next, outputs),
                 2.. => self.some_products::<S, 2>(simd, tile, inputs, &mut next, outputs),
@@ -283,16 +293,19 @@ impl Matrix<'_> {
     ) -> usize {
         let mut y = [[0.0; TILE_ROWS]; T];
         let places: [Place; T] = core::array::from_fn(|_| next.step(inputs));
-        match self {
-            Matrix::Ternary(m) => {
-                let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
-                m.tile_product(simd, tile, q, scales, &mut y);
+        if let Matrix::Ternary(m) = self {
+            let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
+            m.tile_product(simd, tile, q, scales, &mut y);
+        } else if const { T <= 8 } {
+            // Nothing else takes more tokens together, and what is not used need not be compiled.
+            match self {
+                Matrix::Ternary(_) => {}
+                Matrix::Int6(m) => {
+                    let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
+                    simd.run(Int6Product { matrix: m, tile, x: q, scales, y: &mut y });
+                }
+                Matrix::Float(m) => m.tile_product(simd, tile, places.map(|place| place.x(inputs)), &mut y),
             }
-            Matrix::Int6(m) => {
-                let (q, scales) = (places.map(|place| place.q(inputs)), places.map(|place| place.scales(inputs)));
-                m.tile_product(simd, tile, q, scales, &mut y);
-            }
-            Matrix::Float(m) => m.tile_product(simd, tile, places.map(|place| place.x(inputs)), &mut y),
         }
         for (place, y) in places.into_iter().zip(&y) {
             outputs.take(simd, place.input, place.token, y);

@@ -206,35 +206,45 @@ impl<'w> TernaryMatrix<'w> {
         let packing = self.packing;
         let tile_bytes = packing.tile_bytes(self.cols);
         let weights = self.packed.get(tile * tile_bytes..(tile + 1) * tile_bytes).unwrap_or(&[]);
-        let mut sums = [[0; TILE_ROWS]; T];
-        if let Rescale::Groups { size, .. } = self.rescale {
-            *y = [[0.0; TILE_ROWS]; T];
-            let group_bytes = packing.tile_bytes(size);
-            for (group, weights) in weights.chunks(group_bytes).enumerate() {
-                let x = x.map(|x| x.get(group * size..).unwrap_or(&[]));
-                simd.ternary_tile(packing, weights, x, &mut sums);
-                let Some(multipliers) = self.scales_of(tile, group) else { continue };
-                let multipliers = simd.load_f16(multipliers);
-                for t in 0..T {
-                    let Some(s) = scales[t].get(group) else { continue };
-                    let part = simd.load_i32(&sums[t], s.sum).div(S::V::splat(s.scale)).mul(multipliers);
-                    let sum = simd.load(&y[t]).add(part);
-                    simd.store(sum, &mut y[t]);
-                }
+        let span = self.activation_span();
+        *y = [[0.0; TILE_ROWS]; T];
+        // Without group scales all columns are one group.
+        for (group, weights) in weights.chunks(packing.tile_bytes(span).max(1)).enumerate() {
+            let x = x.map(|x| x.get(group * span..).unwrap_or(&[]));
+            let mut sums = [[0; TILE_ROWS]; T];
+            simd.run(TileSums { packing, weights, x, sums: &mut sums });
+            for t in 0..T {
+                let Some(s) = scales[t].get(group) else { continue };
+                let acc = simd.load_i32(&sums[t], s.sum);
+                let product = match self.rescale {
+                    Rescale::Multiply(scale) => acc.div(S::V::splat(s.scale)).mul(S::V::splat(scale)),
+                    Rescale::Divide(scale) => acc.div(S::V::splat(scale * s.scale)),
+                    Rescale::Groups { .. } => {
+                        let Some(multipliers) = self.scales_of(tile, group) else { continue };
+                        let part = acc.div(S::V::splat(s.scale)).mul(simd.load_f16(multipliers));
+                        simd.load(&y[t]).add(part)
+                    }
+                };
+                simd.store(product, &mut y[t]);
             }
-            return;
         }
-        simd.ternary_tile(packing, weights, x, &mut sums);
-        for t in 0..T {
-            let Some(s) = scales[t].first() else { continue };
-            let acc = simd.load_i32(&sums[t], s.sum);
-            let product = match self.rescale {
-                Rescale::Multiply(scale) => acc.div(S::V::splat(s.scale)).mul(S::V::splat(scale)),
-                Rescale::Divide(scale) => acc.div(S::V::splat(scale * s.scale)),
-                Rescale::Groups { .. } => S::V::splat(0.0),
-            };
-            simd.store(product, &mut y[t]);
-        }
+    }
+}
+
+/// [`Simd::ternary_tile`].
+struct TileSums<'a, const T: usize> {
+    packing: Packing,
+    weights: &'a [u8],
+    x: [&'a [i8]; T],
+    sums: &'a mut [[i32; TILE_ROWS]; T],
+}
+
+impl<const T: usize> Op for TileSums<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        simd.ternary_tile(self.packing, self.weights, self.x, self.sums);
     }
 }
 
@@ -263,10 +273,13 @@ impl Op for Sums<'_> {
                 let mut first = from;
                 while first < to {
                     let excesses = &excesses[first - from..];
-                    first += match to - first {
-                        32.. if simd.most_tokens() >= 32 => {
-                            self.some_tokens::<S, 32>(simd, tile, weights, first, excesses)
+                    if const { S::HAS_THIRTY_TWO } {
+                        if to - first >= 32 && simd.takes_thirty_two() {
+                            first += self.some_tokens::<S, 32>(simd, tile, weights, first, excesses);
+                            continue;
                         }
+                    }
+                    first += match to - first {
                         8.. => self.some_tokens::<S, 8>(simd, tile, weights, first, excesses),
                         4.. => self.some_tokens::<S, 4>(simd, tile, weights, first, excesses),
                         2.. => self.some_tokens::<S, 2>(simd, tile, weights, first, excesses),
@@ -304,20 +317,24 @@ impl Sums<'_> {
         for (group, weights) in weights.chunks(packing.tile_bytes(span).max(1)).enumerate() {
             let columns = group * span..cols.min((group + 1) * span);
             let q: [&[i8]; T] = core::array::from_fn(|t| &self.q[(first + t) * cols..][columns.clone()]);
+            // A session has its rows filled up with zeros; here the last columns are, where they are no whole blocks.
+            let whole = match columns.len() % BLOCK_COLS {
+                0 => columns.len(),
+                _ => columns.len() - columns.len() % WHOLE_COLS,
+            };
+            let mut last = [[0; WHOLE_COLS]; T];
+            for (last, q) in last.iter_mut().zip(q) {
+                last[..q.len() - whole].copy_from_slice(&q[whole..]);
+            }
+            let (weights, last_weights) = weights.split_at(packing.tile_bytes(whole));
+            let pieces = [(weights, q.map(|q| &q[..whole])), (last_weights, last.each_ref().map(|last| &last[..]))];
             let mut sums = [[0; TILE_ROWS]; T];
-            if columns.len().is_multiple_of(BLOCK_COLS) {
-                simd.ternary_tile(packing, weights, q, &mut sums);
-            } else {
-                // A session has its rows filled up with zeros; here the last columns are.
-                let whole = columns.len() - columns.len() % WHOLE_COLS;
-                let (weights, last_weights) = weights.split_at(packing.tile_bytes(whole));
-                let (mut last, mut last_sums) = ([[0; WHOLE_COLS]; T], [[0; TILE_ROWS]; T]);
-                for (last, q) in last.iter_mut().zip(q) {
-                    last[..q.len() - whole].copy_from_slice(&q[whole..]);
+            for (weights, q) in pieces {
+                if !weights.is_empty() {
+                    let mut part = [[0; TILE_ROWS]; T];
+                    simd.run(TileSums { packing, weights, x: q, sums: &mut part });
+                    add_sums(&mut sums, &part);
                 }
-                simd.ternary_tile(packing, weights, q.map(|q| &q[..whole]), &mut sums);
-                simd.ternary_tile(packing, last_weights, last.each_ref().map(|last| &last[..]), &mut last_sums);
-                add_sums(&mut sums, &last_sums);
             }
             for t in 0..T {
                 let excess = if groups == 1 { excesses[t] } else { excess_of(q[t]) };

@@ -18,6 +18,8 @@
 
 mod error;
 
+#[cfg(not(any(unix, windows)))]
+mod heap;
 mod map;
 mod source;
 

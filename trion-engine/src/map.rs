@@ -1,11 +1,15 @@
-//! Memory for weights and sessions: files mapped for reading, and large anonymous blocks.
+//! Memory for weights and sessions: files mapped for reading, and large anonymous blocks. Where a system maps no memory,
+//! as in WebAssembly, files are read and blocks come from the heap.
 
 use std::fs::File;
 use std::path::Path;
 
-use memmap2::{Mmap, MmapMut};
+#[cfg(any(unix, windows))]
+pub(crate) use memmap2::{Mmap, MmapMut};
 
 use crate::error::{Error, Result};
+#[cfg(not(any(unix, windows)))]
+pub(crate) use crate::heap::{Mmap, MmapMut};
 
 /// Blocks from this size on ask for huge pages: a decode step reads every weight once, and with small pages the page
 /// tables limit it.
@@ -23,9 +27,12 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     if length == 0 {
         return Err(Error::malformed(path, "file", "is empty"));
     }
+    #[cfg(not(any(unix, windows)))]
+    let map = Mmap::read(&file, usize::try_from(length).unwrap_or(usize::MAX)).map_err(|e| Error::io(path, e))?;
     // SAFETY: the mapping is private and read-only, and everything read from it is plain numbers and text that is
     // checked before use, so other contents than expected are an error and not undefined behaviour. That another
     // process changes or truncates the file meanwhile is ruled out by the contract that docs/security.md states.
+    #[cfg(any(unix, windows))]
     let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
     #[cfg(target_os = "linux")]
     if map.len() >= HUGE_PAGES_FROM {

@@ -5,7 +5,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use memmap2::Mmap;
 use self_cell::self_cell;
 use trion_core::{Config, Model as CoreModel};
 
@@ -13,9 +12,9 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gguf::GgufCheckpoint;
 use crate::hf::HfCheckpoint;
-use crate::map::{map_file, zeros};
+use crate::map::{Mmap, MmapMut, map_file, zeros};
 use crate::pack::{PackOptions, pack};
-use crate::packed::{PackedConfig, PackedFile, Weights};
+use crate::packed::{PackedConfig, PackedFile, Weights, swap_numbers};
 use crate::source::Settings;
 
 /// The first bytes of a GGUF file.
@@ -27,15 +26,43 @@ enum Storage {
     Mapped(Mmap),
     /// Bytes of the program itself.
     Static(&'static [u8]),
+    /// A file, and the same with numbers as this machine, which is big-endian, has them.
+    Swapped { file: Box<Storage>, native: Mmap },
 }
 
 impl Storage {
+    /// The file.
     fn bytes(&self) -> &[u8] {
         match self {
             Storage::Mapped(map) => map,
             Storage::Static(bytes) => bytes,
+            Storage::Swapped { file, .. } => file.bytes(),
         }
     }
+
+    /// The file with numbers in this machine's order of bytes.
+    fn native(&self) -> &[u8] {
+        match self {
+            Storage::Swapped { native, .. } => native,
+            storage => storage.bytes(),
+        }
+    }
+
+    /// Adds what a big-endian machine needs, which others have in the file.
+    fn into_native(self, path: &Path) -> Result<Self> {
+        if cfg!(target_endian = "little") {
+            return Ok(self);
+        }
+        let mut native = zeros(self.bytes().len())?;
+        native[..self.bytes().len()].copy_from_slice(self.bytes());
+        swap_numbers(path, &mut native)?;
+        Ok(Storage::Swapped { native: read_only(native)?, file: Box::new(self) })
+    }
+}
+
+/// Protects a block of memory from being written.
+fn read_only(memory: MmapMut) -> Result<Mmap> {
+    memory.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))
 }
 
 self_cell!(
@@ -132,7 +159,7 @@ impl Model {
             let checkpoint = GgufCheckpoint::open(memory, &bytes[..size])?;
             return Self::from_image(pack(memory, &checkpoint, &PackOptions::default(), &mut |_, _| {})?);
         }
-        Self::from_image(bytes.make_read_only().map_err(|e| Error::Argument(format!("cannot protect memory: {e}")))?)
+        Self::from_image(read_only(bytes)?)
     }
 
     /// A model in the bytes of a packed file that is part of the program. They must lie at a multiple of 64.
@@ -150,8 +177,8 @@ impl Model {
     /// The model in the bytes of a safetensors file; `None` if it is not one of Trion's.
     fn if_packed(path: &Path, storage: Storage) -> Result<Option<Self>> {
         let mut settings = None;
-        let weights = WeightsCell::try_new(storage, |storage| {
-            let packed = PackedFile::open(path, storage.bytes())?.ok_or(None)?;
+        let weights = WeightsCell::try_new(storage.into_native(path)?, |storage| {
+            let packed = PackedFile::open(path, storage.native())?.ok_or(None)?;
             let weights = packed.weights(&settings.insert(packed.settings()?).config)?;
             Ok::<_, Option<Error>>(weights)
         });

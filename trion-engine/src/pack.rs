@@ -8,7 +8,6 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
-use memmap2::Mmap;
 use serde_json::{Map, Value, json};
 use trion_core::int6::{GROUP_COLS, PAIR_BYTES, PAIR_COLS};
 use trion_core::packing::{BLOCK_COLS, TILE_ROWS};
@@ -16,7 +15,7 @@ use trion_core::quant::int6_row;
 use trion_core::{Config, Int6Matrix, LayerNorm, Packing, Projection, TernaryMatrix};
 
 use crate::error::{Error, Result};
-use crate::map::zeros;
+use crate::map::{Mmap, zeros};
 use crate::packed::{FORMAT, PackedConfig, VERSION, trits_ending, trits_shape};
 use crate::source::{Checkpoint, FloatType, MatrixId, Settings, SourceMatrix, TritRows, TritScale, VectorId, float_at};
 

@@ -86,6 +86,24 @@ pub(crate) struct PackedFile<'f, 'a> {
     data: usize,
 }
 
+/// Reverses the bytes of each number in a safetensors file: what makes one for big-endian machines of one.
+pub(crate) fn swap_numbers(file: &Path, bytes: &mut [u8]) -> Result<()> {
+    let (header, metadata) = read_header(file, bytes)?;
+    for info in metadata.tensors().into_values() {
+        let (from, to) = info.data_offsets;
+        // A tensor that lies outside the file is found, and named, when it is wanted.
+        let tensor = bytes.get_mut(header + 8 + from..header + 8 + to).unwrap_or_default();
+        tensor.chunks_exact_mut(info.dtype.bitsize().div_ceil(8)).for_each(<[u8]>::reverse);
+    }
+    Ok(())
+}
+
+/// The length of a safetensors file's header, and what it says.
+fn read_header(file: &Path, bytes: &[u8]) -> Result<(usize, Metadata)> {
+    SafeTensors::read_metadata(bytes)
+        .map_err(|e| Error::malformed(file, "header", format!("is not a safetensors header: {e}")))
+}
+
 /// A tensor of a packed file.
 struct Tensor<'a> {
     dtype: Dtype,
@@ -104,8 +122,7 @@ pub(crate) struct Weights<'a> {
 impl<'f, 'a> PackedFile<'f, 'a> {
     /// Reads the header of a safetensors file; `None` if it is not one of Trion's.
     pub(crate) fn open(file: &'f Path, bytes: &'a [u8]) -> Result<Option<Self>> {
-        let (header, metadata) = SafeTensors::read_metadata(bytes)
-            .map_err(|e| Error::malformed(file, "header", format!("is not a safetensors header: {e}")))?;
+        let (header, metadata) = read_header(file, bytes)?;
         let packed = PackedFile { file, bytes, metadata, data: header + 8 };
         match (packed.text("format"), packed.text("version")) {
             (Some(FORMAT), Some(VERSION)) => Ok(Some(packed)),
@@ -147,9 +164,6 @@ impl<'f, 'a> PackedFile<'f, 'a> {
 
     /// Borrows all weights.
     pub(crate) fn weights(&self, config: &Config) -> Result<Weights<'a>> {
-        if cfg!(target_endian = "big") {
-            return Err(Error::unsupported(self.file, "file", "is little-endian; this machine is big-endian"));
-        }
         let table = [config.vocab_size, config.hidden_size];
         let layers = (0..config.num_hidden_layers).map(|n| self.layer(config, n)).collect::<Result<_>>()?;
         Ok(Weights {

@@ -3,13 +3,12 @@
 #[cfg(feature = "cuda")]
 use std::sync::Arc;
 
-use memmap2::MmapMut;
 use self_cell::{MutBorrow, self_cell};
 use trion_core::{Kernel, Observation, Parallel, Progress, Sampler, Session as CoreSession, SessionOptions};
 
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::map::zeros;
+use crate::map::{MmapMut, zeros};
 use crate::model::Model;
 #[cfg(feature = "cuda")]
 use crate::placed::Placed;

@@ -7,7 +7,7 @@
 use std::ffi::{c_char, c_int};
 
 /// The version of this header: major * 65536 + minor.
-pub const TRION_ABI_VERSION: u32 = (1 << 16) | 2;
+pub const TRION_ABI_VERSION: u32 = (1 << 16) | 3;
 
 /// The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
 /// without it lacks the functions of the last three sections.

@@ -61,6 +61,12 @@ pub enum trion_kernel {
     /// of the process's threads. A call takes some 32 KiB of stack. The choice is refused, as one that the CPU lacks, where
     /// Linux refuses, and on other systems.
     TRION_KERNEL_AMX = 5,
+    /// NEON of AArch64.
+    TRION_KERNEL_NEON = 6,
+    /// NEON with dot products of bytes.
+    TRION_KERNEL_NEON_DOT = 7,
+    /// WebAssembly compiled with simd128.
+    TRION_KERNEL_SIMD128 = 8,
 }
 
 /// Options of a session. Fields that are zero have their default.

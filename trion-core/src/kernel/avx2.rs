@@ -29,25 +29,6 @@ impl<const VNNI: bool> Avx2<VNNI> {
         let features = super::detect::features();
         (features.avx2 && (!VNNI || features.avx_vnni)).then_some(Self(()))
     }
-
-    /// Runs an operation compiled for this instruction set.
-    pub(super) fn run<O: Op>(self, op: O) -> O::Output {
-        #[target_feature(enable = "avx2,f16c")]
-        fn plain<O: Op>(op: O) -> O::Output {
-            op.run(Avx2::<false>(()))
-        }
-        #[target_feature(enable = "avx2,f16c,avxvnni")]
-        fn vnni<O: Op>(op: O) -> O::Output {
-            op.run(Avx2::<true>(()))
-        }
-        if VNNI {
-            // SAFETY: `self` proves AVX2, F16C and AVX-VNNI.
-            unsafe { vnni(op) }
-        } else {
-            // SAFETY: `self` proves AVX2 and F16C.
-            unsafe { plain(op) }
-        }
-    }
 }
 
 /// 32 lanes in four registers, made by [`Avx2`] alone.
@@ -116,6 +97,26 @@ impl Vector for Lanes {
 impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type V = Lanes;
     const LANE_REGISTERS: usize = 4;
+
+    fn run<O: Op>(self, op: O) -> O::Output {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,f16c")]
+        fn plain<O: Op>(op: O) -> O::Output {
+            op.run(Avx2::<false>(()))
+        }
+        #[inline(never)]
+        #[target_feature(enable = "avx2,f16c,avxvnni")]
+        fn vnni<O: Op>(op: O) -> O::Output {
+            op.run(Avx2::<true>(()))
+        }
+        if VNNI {
+            // SAFETY: `self` proves AVX2, F16C and AVX-VNNI.
+            unsafe { vnni(op) }
+        } else {
+            // SAFETY: `self` proves AVX2 and F16C.
+            unsafe { plain(op) }
+        }
+    }
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {

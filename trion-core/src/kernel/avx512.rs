@@ -45,16 +45,6 @@ impl Avx512 {
     pub(super) const fn has_amx(self) -> bool {
         self.amx
     }
-
-    /// Runs an operation compiled for this instruction set.
-    pub(super) fn run<O: Op>(self, op: O) -> O::Output {
-        #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]
-        fn inner<O: Op>(proof: Avx512, op: O) -> O::Output {
-            op.run(proof)
-        }
-        // SAFETY: `self` proves these features.
-        unsafe { inner(self, op) }
-    }
 }
 
 /// 32 lanes in two registers, made by [`Avx512`] alone.
@@ -122,6 +112,17 @@ impl Vector for Lanes {
 impl Simd for Avx512 {
     type V = Lanes;
     const LANE_REGISTERS: usize = 2;
+    const HAS_THIRTY_TWO: bool = true;
+
+    fn run<O: Op>(self, op: O) -> O::Output {
+        #[inline(never)]
+        #[target_feature(enable = "avx2,f16c,avx512f,avx512bw,avx512vnni")]
+        fn inner<O: Op>(proof: Avx512, op: O) -> O::Output {
+            op.run(proof)
+        }
+        // SAFETY: `self` proves these features.
+        unsafe { inner(self, op) }
+    }
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {
@@ -245,15 +246,21 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn most_tokens(self) -> usize {
-        if self.amx { amx::TOKENS } else { 8 }
+    fn takes_thirty_two(self) -> bool {
+        self.amx
     }
 
     #[inline(always)]
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        if self.amx && T == amx::TOKENS {
-            // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
-            return unsafe { amx::tile(Packing::Twos, tile, x, sums) };
+        if const { T == amx::TOKENS } {
+            if self.amx {
+                // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
+                return unsafe { amx::tile(Packing::Twos, tile, x, sums) };
+            }
+            for (x, sums) in x.as_chunks::<8>().0.iter().zip(sums.as_chunks_mut::<8>().0) {
+                self.twos_tile(tile, *x, sums);
+            }
+            return;
         }
         let blocks = x.iter().fold(tile.len() / BLOCK_BYTES, |n, x| n.min(x.len() / BLOCK_COLS));
         // SAFETY: block b < blocks lies within `tile` (128 bytes each) and within every x (16 bytes each); each store
@@ -315,9 +322,15 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn fives_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        if self.amx && T == amx::TOKENS {
-            // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
-            return unsafe { amx::tile(Packing::Fives, tile, x, sums) };
+        if const { T == amx::TOKENS } {
+            if self.amx {
+                // SAFETY: `amx` says that AMX may be used, and that VBMI is there; `self` proves the others.
+                return unsafe { amx::tile(Packing::Fives, tile, x, sums) };
+            }
+            for (x, sums) in x.as_chunks::<8>().0.iter().zip(sums.as_chunks_mut::<8>().0) {
+                self.fives_tile(tile, *x, sums);
+            }
+            return;
         }
         if !self.vbmi {
             return fives_by_twos(self, tile, x, sums);

@@ -3,6 +3,7 @@
 //! Operations are written once, over the 32 lanes of [`vector::Simd`], and compiled for each instruction set by
 //! [`Kernel::run`]. This directory is the only place of the crate with `unsafe` code.
 
+mod absent;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod amx;
@@ -17,17 +18,52 @@ pub(crate) mod bands;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod detect;
+#[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+#[allow(unsafe_code)]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod prefetch;
+#[cfg(any(
+    all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"),
+    all(target_arch = "wasm32", target_feature = "simd128")
+))]
+mod quad;
 mod scalar;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[allow(unsafe_code)]
+mod simd128;
 #[cfg(test)]
 mod tests;
 mod vector;
 
 use crate::packing::Packing;
-use scalar::Scalar;
+use proof::{Avx2, Avx512, AvxVnni, Neon, NeonDot, Scalar, Simd128};
 use vector::LINE;
+/// Proofs of instruction sets; those that this program's processor cannot have are [`absent::Absent`].
+mod proof {
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    pub(super) use super::absent::Absent as Simd128;
+    #[cfg(not(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little")))]
+    pub(super) use super::absent::{Absent as Neon, Absent as NeonDot};
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(super) use super::absent::{Absent as Avx2, Absent as AvxVnni, Absent as Avx512};
+    #[cfg(target_arch = "x86_64")]
+    pub(super) use super::avx512::Avx512;
+    pub(super) use super::scalar::Scalar;
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    pub(super) use super::simd128::Simd128;
+
+    #[cfg(target_arch = "x86_64")]
+    pub(super) type Avx2 = super::avx2::Avx2<false>;
+    #[cfg(target_arch = "x86_64")]
+    pub(super) type AvxVnni = super::avx2::Avx2<true>;
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+    pub(super) type Neon = super::neon::Neon<false>;
+    #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
+    pub(super) type NeonDot = super::neon::Neon<true>;
+}
+
 pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};
 
 /// The instruction sets that have a kernel, from the slowest to the fastest.
@@ -46,11 +82,18 @@ pub enum Isa {
     /// which [`Kernel::new`] does. Once they are lent, signals that arrive in a product need some 11 KiB of stack, and
     /// `sigaltstack` refuses less to the threads of the process. Products take some 32 KiB of stack themselves.
     Amx,
+    /// NEON of `AArch64`.
+    Neon,
+    /// NEON with dot products of bytes, which ARM's processors have since 2017.
+    NeonDot,
+    /// WebAssembly compiled with `simd128`.
+    Simd128,
 }
 
 impl Isa {
-    /// All of them, from the slowest to the fastest.
-    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx];
+    /// All of them; those of one kind of processor from the slowest to the fastest.
+    pub const ALL: [Isa; 8] =
+        [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Amx, Isa::Neon, Isa::NeonDot, Isa::Simd128];
 
     /// A name for people and for options.
     pub const fn name(self) -> &'static str {
@@ -60,6 +103,9 @@ impl Isa {
             Isa::AvxVnni => "avx-vnni",
             Isa::Avx512 => "avx512",
             Isa::Amx => "amx",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dot",
+            Isa::Simd128 => "simd128",
         }
     }
 }
@@ -71,30 +117,28 @@ pub struct Kernel(Proof);
 #[derive(Debug, Clone, Copy)]
 enum Proof {
     Scalar(Scalar),
-    #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2<false>),
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni(avx2::Avx2<true>),
-    #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    Avx2(Avx2),
+    AvxVnni(AvxVnni),
+    Avx512(Avx512),
+    Neon(Neon),
+    NeonDot(NeonDot),
+    Simd128(Simd128),
 }
 
 impl Kernel {
     /// The kernel for an instruction set, or `None` where this CPU lacks it, or where the operating system refuses AMX.
     pub fn new(isa: Isa) -> Option<Self> {
-        match isa {
-            Isa::Scalar => Some(Kernel(Proof::Scalar(Scalar))),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::Avx2::new().map(|proof| Kernel(Proof::Avx2(proof))),
-            #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => avx2::Avx2::new().map(|proof| Kernel(Proof::AvxVnni(proof))),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::Avx512::new().map(|proof| Kernel(Proof::Avx512(proof))),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Amx => avx512::Avx512::with_amx().map(|proof| Kernel(Proof::Avx512(proof))),
-            #[cfg(not(target_arch = "x86_64"))]
-            _ => None,
-        }
+        let proof = match isa {
+            Isa::Scalar => Some(Proof::Scalar(Scalar)),
+            Isa::Avx2 => Avx2::new().map(Proof::Avx2),
+            Isa::AvxVnni => AvxVnni::new().map(Proof::AvxVnni),
+            Isa::Avx512 => Avx512::new().map(Proof::Avx512),
+            Isa::Amx => Avx512::with_amx().map(Proof::Avx512),
+            Isa::Neon => Neon::new().map(Proof::Neon),
+            Isa::NeonDot => NeonDot::new().map(Proof::NeonDot),
+            Isa::Simd128 => Simd128::new().map(Proof::Simd128),
+        };
+        proof.map(Kernel)
     }
 
     /// The fastest kernel of this CPU that asks nothing of the operating system: all but [`Isa::Amx`].
@@ -117,21 +161,19 @@ impl Kernel {
     pub const fn isa(self) -> Isa {
         match self.0 {
             Proof::Scalar(_) => Isa::Scalar,
-            #[cfg(target_arch = "x86_64")]
             Proof::Avx2(_) => Isa::Avx2,
-            #[cfg(target_arch = "x86_64")]
             Proof::AvxVnni(_) => Isa::AvxVnni,
-            #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) if proof.has_amx() => Isa::Amx,
-            #[cfg(target_arch = "x86_64")]
             Proof::Avx512(_) => Isa::Avx512,
+            Proof::Neon(_) => Isa::Neon,
+            Proof::NeonDot(_) => Isa::NeonDot,
+            Proof::Simd128(_) => Isa::Simd128,
         }
     }
 
     /// The packing of trits that this kernel reads fastest from memory, on this CPU.
     pub const fn packing(self) -> Packing {
         match self.0 {
-            #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) if proof.has_vbmi() => Packing::Fives,
             _ => Packing::Twos,
         }
@@ -151,15 +193,16 @@ impl Kernel {
 
     /// Runs an operation, compiled for this instruction set.
     #[inline]
+    #[allow(clippy::match_same_arms)] // which proofs have one type depends on the processor
     pub(crate) fn run<O: Op>(self, op: O) -> O::Output {
         match self.0 {
-            Proof::Scalar(proof) => op.run(proof),
-            #[cfg(target_arch = "x86_64")]
+            Proof::Scalar(proof) => proof.run(op),
             Proof::Avx2(proof) => proof.run(op),
-            #[cfg(target_arch = "x86_64")]
             Proof::AvxVnni(proof) => proof.run(op),
-            #[cfg(target_arch = "x86_64")]
             Proof::Avx512(proof) => proof.run(op),
+            Proof::Neon(proof) => proof.run(op),
+            Proof::NeonDot(proof) => proof.run(op),
+            Proof::Simd128(proof) => proof.run(op),
         }
     }
 }

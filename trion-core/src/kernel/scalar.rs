@@ -1,5 +1,6 @@
 //! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with.
 
+use super::Op;
 use super::vector::{Simd, Vector};
 use crate::int6::{BLOCK_CODES, PAIR_BYTES, code};
 use crate::numeric::{self, LANES};
@@ -81,6 +82,11 @@ impl Simd for Scalar {
     type V = Lanes;
     // Of 128 bits, which compilers use where there are any.
     const LANE_REGISTERS: usize = LANES / 4;
+
+    #[inline(never)]
+    fn run<O: Op>(self, op: O) -> O::Output {
+        op.run(self)
+    }
 
     #[inline(always)]
     fn load(self, from: &[f32; LANES]) -> Lanes {

@@ -1,5 +1,6 @@
 //! What an instruction set has to offer: 32 float lanes, conversions into them, and the ternary tile.
 
+use super::Op;
 use crate::int6::PAIR_BYTES;
 use crate::numeric::LANES;
 use crate::packing::{BLOCK_COLS, Packing, TILE_ROWS, twos_of_fives};
@@ -75,6 +76,10 @@ pub(crate) trait Simd: Copy {
     /// Registers that 32 lanes take.
     const LANE_REGISTERS: usize;
 
+    /// Runs an operation, compiled for this instruction set as a function of its own: one that has much in it takes
+    /// compilers far longer than its parts do.
+    fn run<O: Op>(self, op: O) -> O::Output;
+
     /// 32 floats.
     fn load(self, from: &[f32; LANES]) -> Self::V;
     /// 32 half-precision numbers.
@@ -109,10 +114,13 @@ pub(crate) trait Simd: Copy {
         let _ = at;
     }
 
-    /// The most tokens that products of trits gain from taking together: 8 or 32.
+    /// Whether there may be a use for products of trits with 32 tokens: what is never used need not be compiled.
+    const HAS_THIRTY_TWO: bool = false;
+
+    /// Whether products of trits gain from taking 32 tokens together, and not 8 at most.
     #[inline(always)]
-    fn most_tokens(self) -> usize {
-        8
+    fn takes_thirty_two(self) -> bool {
+        false
     }
 
     /// For T tokens, the sums over columns of (trit + 1) * x for the 32 rows of a tile, however its trits lie. Sums wrap at

@@ -46,9 +46,10 @@ impl<F: Format> Op for Attention<'_, F> {
             };
             let (some, others) = queries.split_at_mut(together * head_dim);
             let (some_scores, other_scores) = scores.split_at_mut(together * stride);
+            // Constants, so that what is never used is not compiled.
             match together {
-                4 => attend::<S, F, 4, 1>(simd, cache, some, some_scores),
-                2 => attend::<S, F, 2, 2>(simd, cache, some, some_scores),
+                4 if const { S::LANE_REGISTERS <= 2 } => attend::<S, F, 4, 1>(simd, cache, some, some_scores),
+                2 if const { S::LANE_REGISTERS <= 4 } => attend::<S, F, 2, 2>(simd, cache, some, some_scores),
                 _ => attend::<S, F, 1, 4>(simd, cache, some, some_scores),
             }
             (queries, scores) = (others, other_scores);
@@ -90,9 +91,11 @@ fn attend<S: Simd, F: Format, const H: usize, const P: usize>(
             .map(|scores| scores.as_chunks::<ATTENTION_BLOCK>().0.get(b).unwrap_or(&[0.0; ATTENTION_BLOCK]));
         let mut column = 0;
         while column < cache.head_dim {
-            let chunks = ((cache.head_dim - column) / LANES).min(SUM_REGISTERS / (H * S::LANE_REGISTERS).max(1));
-            column += match chunks {
-                4.. => weighted_sums::<S, F, H, 4>(simd, cache.head_dim, weights, values, column, queries),
+            let most = const { SUM_REGISTERS / (H * S::LANE_REGISTERS) };
+            column += match ((cache.head_dim - column) / LANES).min(most) {
+                4.. if const { SUM_REGISTERS / (H * S::LANE_REGISTERS) >= 4 } => {
+                    weighted_sums::<S, F, H, 4>(simd, cache.head_dim, weights, values, column, queries)
+                }
                 2.. => weighted_sums::<S, F, H, 2>(simd, cache.head_dim, weights, values, column, queries),
                 _ if cache.head_dim - column >= LANES => {
                     weighted_sums::<S, F, H, 1>(simd, cache.head_dim, weights, values, column, queries)

@@ -4,6 +4,7 @@ use super::forward::Cursor;
 use super::{Logits, Session};
 use crate::Error;
 use crate::error::StateError;
+use crate::kv_cache::CacheType;
 
 /// The first bytes of a saved state; the last is the version of the format.
 const MAGIC: [u8; 8] = *b"TRIONST\x01";
@@ -65,7 +66,8 @@ impl Session<'_, '_> {
             out.bytes(&token.to_le_bytes());
         }
         for plane in 0..self.memory.cache.planes() {
-            out.bytes(self.memory.cache.plane(plane, self.counts.done));
+            let written = out.bytes(self.memory.cache.plane(plane, self.counts.done));
+            swap_on_big_endian(written, self.options.cache);
         }
         for logit in self.logits().unwrap_or(&[]) {
             out.bytes(&logit.to_le_bytes());
@@ -125,7 +127,9 @@ impl Session<'_, '_> {
 
         self.memory.tokens.iter_mut().zip(tokens).for_each(|(to, token)| *to = token);
         for (plane, from) in planes.chunks_exact(plane_bytes.max(1)).enumerate() {
-            self.memory.cache.plane_mut(plane, done).copy_from_slice(from);
+            let to = self.memory.cache.plane_mut(plane, done);
+            to.copy_from_slice(from);
+            swap_on_big_endian(to, self.options.cache);
         }
         self.adopt(len, done, rows, logits.as_chunks::<4>().0.iter().map(|le| f32::from_le_bytes(*le)));
         Ok(())
@@ -149,13 +153,22 @@ impl Session<'_, '_> {
     }
 }
 
+/// Makes little-endian numbers of this machine's, and back.
+fn swap_on_big_endian(numbers: &mut [u8], cache: CacheType) {
+    if cfg!(target_endian = "big") {
+        numbers.chunks_exact_mut(cache.bytes()).for_each(<[u8]>::reverse);
+    }
+}
+
 struct Writer<'a>(&'a mut [u8]);
 
-impl Writer<'_> {
-    fn bytes(&mut self, bytes: &[u8]) {
+impl<'a> Writer<'a> {
+    /// Writes bytes, and gives them where they were written.
+    fn bytes(&mut self, bytes: &[u8]) -> &'a mut [u8] {
         let (to, rest) = core::mem::take(&mut self.0).split_at_mut(bytes.len());
         to.copy_from_slice(bytes);
         self.0 = rest;
+        to
     }
 }
 

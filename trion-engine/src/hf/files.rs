@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::map::map_file;
+use crate::map::{Mmap, map_file};
 
 /// Name of the only file of a checkpoint that is not sharded.
 const SINGLE: &str = "model.safetensors";
