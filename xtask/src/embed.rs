@@ -8,8 +8,8 @@ use std::process::Command;
 
 use crate::{Outcome, root, run, run_with};
 
-/// For which the compiler comes with the runtime of `ThreadSanitizer`.
-const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+/// For which the compiler comes with the runtimes of sanitizers, and the linker with the compiler.
+pub(crate) const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 
 /// Pinned, since the layout of an installation is its doing.
 const CARGO_C: &str = "0.10.24+cargo-0.98.0";

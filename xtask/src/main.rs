@@ -7,11 +7,13 @@ use std::time::Instant;
 
 mod chart;
 mod embed;
+mod everywhere;
 mod instructions;
 mod kernels;
 mod onnx;
 mod peers;
 mod python;
+mod web;
 
 const HELP: &str = "cargo xtask NAME
 
@@ -27,6 +29,10 @@ const HELP: &str = "cargo xtask NAME
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
+  everywhere  the core's tests and the default model's logits on other machines: cargo xtask everywhere [MACHINE...]
+          (needs Debian's Rust and its sources, cross compilers and emulators)
+  web     the page of examples/web, in target/web, tried in Node and in a headless Chromium (needs Debian's Rust and its
+          sources, wasi-libc, nodejs and chromium)
   race    sessions on many threads, watched by ThreadSanitizer
   onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
   gpu-test  compares an NVIDIA GPU with the CPU bit by bit, and measures it
@@ -55,6 +61,8 @@ fn main() -> ExitCode {
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),
         Some("race") => embed::race(),
+        Some("web") => web::web(),
+        Some("everywhere") => everywhere::everywhere(&arguments[1..]),
         Some("onnxruntime") => onnx::onnxruntime(),
         Some("kernels") => kernels::kernels(&arguments[1..]),
         Some("gpu-test") => kernels::gpu_test(),

@@ -51,17 +51,17 @@ mod proof {
     #[cfg(target_arch = "x86_64")]
     pub(super) use super::avx512::Avx512;
     pub(super) use super::scalar::Scalar;
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-    pub(super) use super::simd128::Simd128;
 
     #[cfg(target_arch = "x86_64")]
     pub(super) type Avx2 = super::avx2::Avx2<false>;
     #[cfg(target_arch = "x86_64")]
     pub(super) type AvxVnni = super::avx2::Avx2<true>;
     #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
-    pub(super) type Neon = super::neon::Neon<false>;
+    pub(super) type Neon = super::quad::Quads<super::neon::Neon<false>>;
     #[cfg(all(target_arch = "aarch64", target_feature = "neon", target_endian = "little"))]
-    pub(super) type NeonDot = super::neon::Neon<true>;
+    pub(super) type NeonDot = super::quad::Quads<super::neon::Neon<true>>;
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    pub(super) type Simd128 = super::quad::Quads<super::simd128::Simd128>;
 }
 
 pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};

@@ -13,17 +13,17 @@ use super::quad::{Quad, Quads};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Neon<const DOT: bool>(());
 
-impl Neon<false> {
+impl Quads<Neon<false>> {
     /// The proof.
     pub(super) fn new() -> Option<Self> {
-        Some(Neon(()))
+        Some(Quads(Neon(())))
     }
 }
 
-impl Neon<true> {
+impl Quads<Neon<true>> {
     /// The proof, if this CPU can give it.
     pub(super) fn new() -> Option<Self> {
-        (cfg!(target_feature = "dotprod") || linux_has_dot_products()).then_some(Neon(()))
+        (cfg!(target_feature = "dotprod") || linux_has_dot_products()).then_some(Quads(Neon(())))
     }
 }
 

@@ -13,10 +13,10 @@ use crate::numeric::f32_to_f16;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Simd128(());
 
-impl Simd128 {
+impl Quads<Simd128> {
     /// The instruction set.
     pub(super) fn new() -> Option<Self> {
-        Some(Simd128(()))
+        Some(Quads(Simd128(())))
     }
 }
 

@@ -1,0 +1,10 @@
+// `node tests/wasi.mjs PROGRAM [ARGUMENTS]`: runs a WebAssembly program for WASI, which sees the current directory.
+import { readFile } from "node:fs/promises";
+import { argv } from "node:process";
+import { WASI } from "node:wasi";
+
+const [program, ...rest] = argv.slice(2);
+const wasi = new WASI({ version: "preview1", args: [program, ...rest], preopens: { ".": "." }, returnOnExit: true });
+const module = await WebAssembly.compile(await readFile(program));
+const instance = await WebAssembly.instantiate(module, wasi.getImportObject());
+process.exitCode = wasi.start(instance);
