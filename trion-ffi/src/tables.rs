@@ -95,8 +95,8 @@ impl Plan {
             model.write(built);
             model.as_ref()
         };
-        // SAFETY: what is left of the buffer, which is the session's alone. It holds bytes of the caller's side, and the core
-        // never reads one before it has written it.
+        // SAFETY: what is left of the buffer, which is the session's alone. It holds bytes of the caller's side, and the
+        // core never reads one before it has written it.
         let memory: &'static mut [u8] = unsafe { slice::from_raw_parts_mut(rest.as_ptr(), size - used) };
         let session = Session::new(model, self.options, Kernel::detect(), memory)?;
         let sampler = Sampler::new(SamplerOptions::GREEDY)?;
