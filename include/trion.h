@@ -48,7 +48,7 @@ extern "C" {
  */
 
 /** The version of this header: major * 65536 + minor. */
-#define TRION_ABI_VERSION ((1 << 16) | 2)
+#define TRION_ABI_VERSION ((1 << 16) | 3)
 
 /**
  * The bit of trion_features() that tells of tokenizers, chat templates, streamed text and constraints. A library built
@@ -931,6 +931,286 @@ trion_status trion_session_gpu_memory(const trion_model *model,
                                       trion_gpu_memory *memory,
                                       size_t memory_size,
                                       trion_error *error);
+
+/*
+ * Bare metal ----------------------------------------------------------------------------------------------------------
+ *
+ * The same models on machines without an operating system: microcontrollers with some hundred KB of flash and RAM. A
+ * library that was built without std has these functions, those of the sections Version and Status, and nothing else;
+ * every other build has them too, so that firmware can be tested on a PC. docs/bare-metal.md shows how it is built,
+ * and examples/bare-metal-c is a whole program.
+ *
+ * A model is a constant table, trion_bare_model, that describes weights in flash. The command `trion embed` writes it
+ * as C, of any model that it reads. A session lies in one buffer of the program's, with everything that changes; there
+ * is no other memory, no heap, no global, no thread and no clock. Many sessions may use one table.
+ *
+ *     trion_bare_init(&model, &options, buffer, sizeof buffer, &session, NULL);
+ *     trion_bare_push(session, prompt, prompt_count, NULL);
+ *     for (;;) {
+ *         do trion_bare_advance(session, budget, &progress); while (progress == TRION_BARE_MORE);
+ *         trion_bare_sample(session, &token);
+ *         print(token);
+ *         trion_bare_push(session, &token, 1, NULL);
+ *     }
+ *
+ * The table, the weights that it points to and the buffer stay where they are, and as they are, for as long as the
+ * session is used. There is no function that ends it: the buffer is the program's again when it calls none. One call
+ * at a time may use a session, and nothing guards it: an interrupt handler that comes between leaves it alone.
+ *
+ * The library without std asks the program for one function, `void trion_panic(void)`, which must not return. It would
+ * be called where the library finds itself in a state that it holds to be impossible; no argument leads there. A
+ * program that wants to go on resets the machine.
+ */
+
+/** What trion_bare_advance() came to. */
+typedef enum trion_bare_progress {
+    /** The budget is spent: advance again. */
+    TRION_BARE_MORE = 0,
+    /** All tokens that were pushed are computed, and there are logits. */
+    TRION_BARE_READY = 1,
+} trion_bare_progress;
+
+/** How the numbers of a matrix lie in memory. Trits are in tiles of 32 rows, as `trion embed` writes them. */
+typedef enum trion_bare_form {
+    /** There is no such matrix: a head that is the embedding. */
+    TRION_BARE_NONE = 0,
+    /** Trits of two bits. */
+    TRION_BARE_TWOS = 1,
+    /** Five trits in a byte. */
+    TRION_BARE_FIVES = 2,
+    /** Six bits a weight, and `scales` with a float for each row. */
+    TRION_BARE_INT6 = 3,
+    /** Signed bytes, and `scales` with a float for each row. */
+    TRION_BARE_INT8 = 4,
+    /** Half precision. */
+    TRION_BARE_F16 = 5,
+    /** bfloat16. */
+    TRION_BARE_BF16 = 6,
+    /** Single precision. */
+    TRION_BARE_F32 = 7,
+} trion_bare_form;
+
+/** What stands between the gate and the up projection. */
+typedef enum trion_bare_activation {
+    /** max(0, x)^2. */
+    TRION_BARE_RELU2 = 0,
+    /** x / (1 + exp(-x)). */
+    TRION_BARE_SILU = 1,
+} trion_bare_activation;
+
+/** A sequence of tokens and everything that the model keeps of it. */
+typedef struct trion_bare_session trion_bare_session;
+
+/** Shapes and constants, in the names of config.json. */
+typedef struct trion_bare_config {
+    /** Rows of the embedding. */
+    uint32_t vocab_size;
+    /** Width of the residual stream. */
+    uint32_t hidden_size;
+    /** Width between the gate and up projections and the down projection. */
+    uint32_t intermediate_size;
+    /** Blocks. */
+    uint32_t num_hidden_layers;
+    /** Query heads. */
+    uint32_t num_attention_heads;
+    /** Key and value heads. */
+    uint32_t num_key_value_heads;
+    /** Width of one head. */
+    uint32_t head_dim;
+    /** The longest context. */
+    uint32_t max_position_embeddings;
+    /** A trion_bare_activation. */
+    uint32_t hidden_act;
+    /** The smallest group of columns that has a scale of its own in any matrix; 0 where there is none. */
+    uint32_t activation_group;
+    /** Epsilon of the norms. */
+    float rms_norm_eps;
+    /** Epsilon of the norms inside projections. */
+    float projection_norm_eps;
+    /** Base of the rotary embedding's frequencies. */
+    float rope_theta;
+} trion_bare_config;
+
+/** Floats that lie somewhere; NULL and 0 where a model has none. */
+typedef struct trion_bare_floats {
+    /** The first one. */
+    const float *values;
+    /** How many. */
+    size_t count;
+} trion_bare_floats;
+
+/** A matrix; its shape follows from the configuration. */
+typedef struct trion_bare_matrix {
+    /** A trion_bare_form. */
+    uint32_t form;
+    /** Of trits, columns that share a scale, in `scales`; 0 where one scale, `scale`, serves all. */
+    uint32_t group;
+    /** Of trits without groups, the scale. */
+    float scale;
+    /** 1 to divide by `scale`, 0 to multiply. */
+    uint32_t divides;
+    /** The numbers, aligned for their type. */
+    const void *data;
+    /** Bytes of `data`. */
+    size_t size;
+    /** Scales, as the form says: floats, or for groups of trits half-precision numbers. */
+    const void *scales;
+    /** Bytes of `scales`. */
+    size_t scales_size;
+    /** Of a projection, the norm of its input, where the model has one there. */
+    trion_bare_floats norm;
+} trion_bare_matrix;
+
+/** A block, in the names of checkpoints. */
+typedef struct trion_bare_layer {
+    /** self_attn.q_proj. */
+    trion_bare_matrix q_proj;
+    /** self_attn.k_proj. */
+    trion_bare_matrix k_proj;
+    /** self_attn.v_proj. */
+    trion_bare_matrix v_proj;
+    /** self_attn.o_proj. */
+    trion_bare_matrix o_proj;
+    /** mlp.gate_proj. */
+    trion_bare_matrix gate_proj;
+    /** mlp.up_proj. */
+    trion_bare_matrix up_proj;
+    /** mlp.down_proj. */
+    trion_bare_matrix down_proj;
+    /** input_layernorm. */
+    trion_bare_floats input_layernorm;
+    /** self_attn.attn_sub_norm, which not every model has. */
+    trion_bare_floats attn_sub_norm;
+    /** self_attn.q_norm, which not every model has. */
+    trion_bare_floats q_norm;
+    /** self_attn.k_norm, which not every model has. */
+    trion_bare_floats k_norm;
+    /** post_attention_layernorm. */
+    trion_bare_floats post_attention_layernorm;
+    /** mlp.ffn_sub_norm, which not every model has. */
+    trion_bare_floats ffn_sub_norm;
+} trion_bare_layer;
+
+/** A model whose weights lie in memory, in flash for example. */
+typedef struct trion_bare_model {
+    /** sizeof(trion_bare_model). */
+    size_t struct_size;
+    /** Shapes and constants. */
+    trion_bare_config config;
+    /** The token embedding. */
+    trion_bare_matrix embedding;
+    /** The blocks, `config.num_hidden_layers` of them. */
+    const trion_bare_layer *layers;
+    /** The norm before the head. */
+    trion_bare_floats norm;
+    /** The output head; TRION_BARE_NONE where it is the embedding. */
+    trion_bare_matrix head;
+} trion_bare_model;
+
+/** Options of a session on bare metal. Fields that are zero have their default. */
+typedef struct trion_bare_options {
+    /** sizeof(trion_bare_options). */
+    size_t struct_size;
+    /** Tokens that the session can hold; 0 for the model's longest context. */
+    size_t context;
+    /**
+     * Tokens of a prompt that are computed together; 0 for 1, which takes the least memory. The results are the same.
+     */
+    size_t max_batch;
+    /** A trion_cache; TRION_CACHE_F16 halves the memory of keys and values. */
+    uint32_t cache;
+} trion_bare_options;
+
+/**
+ * Bytes of the buffer for a session of a model, at any address; NULL options for the defaults. NAME_SESSION_SIZE of
+ * `trion embed` is at least as large, for the options that the command was given.
+ *
+ * TRION_INVALID_ARGUMENT for options outside their range, TRION_MALFORMED for a configuration that is none.
+ */
+TRION_API
+trion_status trion_bare_size(const trion_bare_model *model,
+                             const trion_bare_options *options,
+                             size_t *size,
+                             trion_error *error);
+
+/**
+ * Makes a session in `buffer` of `size` bytes, at least trion_bare_size(), at any address. Every weight is looked at
+ * once, so that what follows can rely on it. The session always takes the most probable token until it is given
+ * another sampler.
+ *
+ * TRION_INVALID_ARGUMENT for options outside their range, TRION_BUFFER_TOO_SMALL, TRION_MALFORMED if the tables do not
+ * hold what they say.
+ */
+TRION_API
+trion_status trion_bare_init(const trion_bare_model *model,
+                             const trion_bare_options *options,
+                             void *buffer,
+                             size_t size,
+                             trion_bare_session **session,
+                             trion_error *error);
+
+/**
+ * Gives a session another sampler, from the next token on; NULL options for always the most probable token.
+ *
+ * TRION_INVALID_ARGUMENT for options outside their range; the session is unchanged then.
+ */
+TRION_API
+trion_status trion_bare_set_sampler(trion_bare_session *session,
+                                    const trion_sampler_options *options,
+                                    trion_error *error);
+
+/**
+ * Appends tokens. The next trion_bare_advance() computes them; until then the logits from before can be read.
+ *
+ * TRION_NO_TOKENS for none, TRION_TOKEN_OUT_OF_RANGE, TRION_CONTEXT_FULL; the session is unchanged then.
+ */
+TRION_API
+trion_status trion_bare_push(trion_bare_session *session,
+                             const uint32_t *tokens,
+                             size_t count,
+                             trion_error *error);
+
+/**
+ * Computes tokens that were pushed, for at most `budget` row-blocks or the smallest step beyond; SIZE_MAX for all. A
+ * row-block is 32 rows of a ternary matrix for one token, or what takes about as long. How work is divided into calls
+ * changes no bit of the result.
+ *
+ * TRION_NO_TOKENS if nothing was pushed since the session was made or rewound.
+ */
+TRION_API
+trion_status trion_bare_advance(trion_bare_session *session,
+                                size_t budget,
+                                trion_bare_progress *progress);
+
+/**
+ * The logits of the last token that was computed, one for each token of the vocabulary. They lie in the session's
+ * buffer, and are good until trion_bare_advance() begins new ones.
+ *
+ * TRION_NO_LOGITS.
+ */
+TRION_API
+trion_status trion_bare_logits(const trion_bare_session *session, const float **logits, size_t *count);
+
+/**
+ * Chooses a token by the logits, which TRION_BARE_READY tells of, and by the tokens before. It is not added to the
+ * session: push it to go on.
+ *
+ * TRION_NO_LOGITS.
+ */
+TRION_API
+trion_status trion_bare_sample(trion_bare_session *session, uint32_t *token);
+
+/**
+ * Forgets all tokens from `position` on; 0 begins anew. The sampler goes on as it is.
+ *
+ * TRION_INVALID_ARGUMENT if there are fewer tokens; the session is unchanged then.
+ */
+TRION_API
+trion_status trion_bare_rewind(trion_bare_session *session, size_t position, trion_error *error);
+
+/** Tokens in the session, those included that are not computed yet. */
+TRION_API
+trion_status trion_bare_position(const trion_bare_session *session, size_t *position);
 
 #ifndef TRION_NO_TEXT
 

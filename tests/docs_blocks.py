@@ -15,7 +15,7 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-DOCUMENTS = ["README.md", "docs/embedding.md"]
+DOCUMENTS = ["README.md", "docs/embedding.md", "docs/bare-metal.md"]
 OPTIONS = ["-Wall", "-Wextra", "-Wpedantic", "-Wno-unused-function", "-Wno-unused-variable",
            "-Wno-unused-but-set-variable", "-Wno-unused-parameter", "-Werror", "-fsyntax-only"]
 

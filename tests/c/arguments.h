@@ -17,6 +17,8 @@ typedef union output {
     trion_session *session;
     trion_text *text;
     trion_constraint *constraint;
+    trion_bare_session *bare_session;
+    trion_bare_progress progress;
     size_t count;
     trion_event event, events[TRION_MAX_SESSIONS];
     trion_piece piece;

@@ -1,5 +1,6 @@
 //! What the tests share: where data lies, and how references are read.
 
+pub mod firmware;
 pub mod oracle;
 
 use std::collections::HashMap;

@@ -1,9 +1,11 @@
 //! The command `trion`: run, convert, inspect and measure ternary language models.
 
 mod bench;
+mod c_tables;
 mod chat;
 mod common;
 mod constraint;
+mod embed;
 mod generate;
 #[cfg(feature = "cuda")]
 mod gpu_plan;
@@ -39,6 +41,8 @@ enum Command {
     Chat(chat::Arguments),
     /// Pack a checkpoint (Hugging Face directory, GGUF file) into one file
     Quantize(quantize::Arguments),
+    /// Write a model as C, for programs on bare metal
+    Embed(embed::Arguments),
     /// Show what a model is made of
     Inspect(inspect::Arguments),
     /// Turn text into tokens, or tokens into text
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Chat(arguments) => chat::run(&arguments),
         Command::Quantize(arguments) => quantize::run(&arguments),
+        Command::Embed(arguments) => embed::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Tokenize(arguments) => tokenize::run(&arguments),
         Command::Perplexity(arguments) => perplexity::run(&arguments),

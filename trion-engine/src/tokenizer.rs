@@ -135,6 +135,14 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The bytes of the token `id` within a text, which are not always whole characters. Special tokens have none, and neither
+    /// have ids that the vocabulary lacks.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.append_bytes(id, true, &mut 0, &mut bytes);
+        bytes
+    }
+
     /// One more than the largest id.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size

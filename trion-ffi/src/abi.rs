@@ -4,7 +4,7 @@
 //! was compiled with the same major and with the same or a smaller minor. A new minor only adds: functions, status
 //! codes, fields at the end of options. Check it once, at the start, when the library is loaded at run time.
 
-use std::ffi::{c_char, c_int};
+use core::ffi::{c_char, c_int};
 
 /// The version of this header: major * 65536 + minor.
 pub const TRION_ABI_VERSION: u32 = (1 << 16) | 3;

@@ -1,21 +1,29 @@
 //! Where pointers of the caller become references and slices, and where panics end.
 
-use std::mem::MaybeUninit;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::slice;
+use core::mem::MaybeUninit;
+use core::slice;
+
+use trion_core::CacheType;
 
 use crate::status::{Failure, trion_error, trion_status};
 
-/// Runs the body of a call: its failure becomes a status and words, and a panic becomes [`Failure::DEFECT`].
+/// Runs the body of a call: its failure becomes a status and words. A panic becomes [`Failure::DEFECT`]; without std there
+/// is nothing that could catch one, and it ends in `panic.rs`.
 pub(crate) fn call(
     error: Option<&mut MaybeUninit<trion_error>>,
     body: impl FnOnce() -> Result<(), Failure>,
 ) -> trion_status {
-    // What a panic leaves half-done is behind a mutex, which is poisoned, or belongs to the call alone.
-    match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => trion_status::TRION_OK,
-        Ok(Err(failure)) => failure.report(error),
-        Err(_) => Failure::DEFECT.report(error),
+    #[cfg(feature = "std")]
+    let outcome = {
+        use std::panic::{AssertUnwindSafe, catch_unwind};
+        // What a panic leaves half-done is behind a mutex, which is poisoned, or belongs to the call alone.
+        catch_unwind(AssertUnwindSafe(body)).unwrap_or(Err(Failure::DEFECT))
+    };
+    #[cfg(not(feature = "std"))]
+    let outcome = body();
+    match outcome {
+        Ok(()) => trion_status::TRION_OK,
+        Err(failure) => failure.report(error),
     }
 }
 
@@ -28,6 +36,7 @@ pub(crate) fn place<T>(out: Option<&mut MaybeUninit<T>>) -> Result<&mut MaybeUni
 ///
 /// # Safety
 /// `pointer` is NULL or a handle that was not freed.
+#[cfg(feature = "std")]
 pub(crate) unsafe fn handle<'a, T>(pointer: *const T) -> Result<&'a T, Failure> {
     // SAFETY: the caller's promise.
     unsafe { pointer.as_ref() }.ok_or(Failure::NULL)
@@ -51,7 +60,7 @@ pub(crate) unsafe fn input<'a, T>(pointer: *const T, count: usize) -> Result<&'a
 /// # Safety
 /// As [`input`].
 #[cfg(feature = "text")]
-pub(crate) unsafe fn text<'a>(pointer: *const std::ffi::c_char, size: usize) -> Result<&'a str, Failure> {
+pub(crate) unsafe fn text<'a>(pointer: *const core::ffi::c_char, size: usize) -> Result<&'a str, Failure> {
     // SAFETY: the caller's promise; characters of C and bytes have one layout.
     let bytes = unsafe { input(pointer.cast::<u8>(), size)? };
     str::from_utf8(bytes).map_err(|_| Failure::argument("the text is not UTF-8"))
@@ -86,6 +95,7 @@ pub(crate) unsafe fn output<T: Copy>(
 ///
 /// # Safety
 /// `to` is NULL or valid for writing `size` bytes.
+#[cfg(feature = "std")]
 pub(crate) unsafe fn sized_output<T: Copy>(from: &T, to: *mut T, size: usize) -> Result<(), Failure> {
     check(to, 1)?;
     check(to.cast::<u8>(), size)?;
@@ -116,11 +126,21 @@ pub(crate) fn check<T>(pointer: *const T, count: usize) -> Result<(), Failure> {
 }
 
 /// An option that is on or off.
+#[cfg(feature = "std")]
 pub(crate) fn switch(value: u32) -> Result<bool, Failure> {
     match value {
         0 => Ok(false),
         1 => Ok(true),
         _ => Err(Failure::argument("an option that is on or off is neither 1 nor 0")),
+    }
+}
+
+/// The number format that an option `cache` asks for.
+pub(crate) fn cache_type(number: u32) -> Result<CacheType, Failure> {
+    match number {
+        0 => Ok(CacheType::F32),
+        1 => Ok(CacheType::F16),
+        _ => Err(Failure::argument("option cache is no trion_cache")),
     }
 }
 

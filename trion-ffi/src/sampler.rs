@@ -3,13 +3,19 @@
 //! How a session chooses tokens. Each session has its own; without options it always takes the most probable token.
 //! With the same seed and the same calls the tokens are the same on every machine.
 
-use std::mem::MaybeUninit;
+#[cfg(feature = "std")]
+use core::mem::MaybeUninit;
 
 use trion_core::{Sampler, SamplerOptions};
 
-use crate::edge::{Options, call, handle};
+use crate::edge::Options;
+#[cfg(feature = "std")]
+use crate::edge::{call, handle};
+#[cfg(feature = "std")]
 use crate::session::trion_session;
-use crate::status::{Failure, trion_error, trion_status};
+use crate::status::Failure;
+#[cfg(feature = "std")]
+use crate::status::{trion_error, trion_status};
 
 /// Options of a sampler. Fields that are zero have their default. The steps are taken in the order of the fields.
 #[repr(C)]
@@ -61,6 +67,7 @@ impl trion_sampler_options {
 /// Gives a session another sampler, from the next token on; NULL options for always the most probable token.
 ///
 /// TRION_INVALID_ARGUMENT for options outside their range, TRION_BUSY; the session is unchanged then.
+#[cfg(feature = "std")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn trion_session_set_sampler(
     session: *mut trion_session,

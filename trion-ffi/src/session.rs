@@ -23,10 +23,10 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-use trion_core::{CacheType, Isa, Kernel, Sampler, SamplerOptions, SessionOptions};
+use trion_core::{Isa, Kernel, Sampler, SamplerOptions, SessionOptions};
 
 use crate::advance::trion_event;
-use crate::edge::{Options, call, handle, place, switch};
+use crate::edge::{Options, cache_type, call, handle, place, switch};
 use crate::model::{Loaded, trion_model};
 use crate::sequence::Sequence;
 use crate::status::{Failure, trion_error, trion_status};
@@ -152,11 +152,7 @@ impl Plan {
             0 => defaults.max_batch.min(context),
             batch => batch,
         };
-        let cache = match options.cache {
-            cache if cache == trion_cache::TRION_CACHE_F32 as u32 => CacheType::F32,
-            cache if cache == trion_cache::TRION_CACHE_F16 as u32 => CacheType::F16,
-            _ => return Err(Failure::argument("option cache is no trion_cache")),
-        };
+        let cache = cache_type(options.cache)?;
         let kernel = match options.kernel {
             0 => Kernel::detect(),
             number => {

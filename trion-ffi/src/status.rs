@@ -4,9 +4,9 @@
 //! not used again. A function with an `error` parameter also says in words what was found and what was expected; NULL
 //! is allowed where nobody wants the words.
 
-use std::ffi::{c_char, c_int};
-use std::fmt::{self, Display, Write};
-use std::mem::MaybeUninit;
+use core::ffi::{c_char, c_int};
+use core::fmt::{self, Display, Write};
+use core::mem::MaybeUninit;
 
 use trion_core::StateError;
 
@@ -109,10 +109,20 @@ pub struct trion_error {
 /// Why a call failed. It takes no memory from the heap but what the engine's own errors take.
 #[derive(Debug)]
 pub(crate) enum Failure {
+    Core(trion_core::Error),
+    /// The tables of a model in the program's memory are not what they claim to be.
+    Tables {
+        layer: Option<usize>,
+        tensor: &'static str,
+        error: trion_core::Error,
+    },
+    #[cfg(feature = "std")]
     Engine(trion_engine::Error),
     /// The device that was asked for is not there.
+    #[cfg(feature = "std")]
     Device(trion_engine::Error),
     Plain(trion_status, &'static str),
+    #[cfg(feature = "std")]
     TooSmall {
         found: usize,
         expected: usize,
@@ -122,9 +132,11 @@ pub(crate) enum Failure {
 impl Failure {
     /// An argument that may not be NULL.
     pub(crate) const NULL: Failure = Failure::Plain(TRION_INVALID_ARGUMENT, "a pointer is NULL that may not be");
+    #[cfg(feature = "std")]
     pub(crate) const BUSY: Failure = Failure::Plain(TRION_BUSY, "the session is in use by another call");
     #[cfg(feature = "text")]
     pub(crate) const OTHER_MODEL: Failure = Failure::Plain(TRION_OTHER_MODEL, "it was made with another model");
+    #[cfg(feature = "std")]
     pub(crate) const DEFECT: Failure = Failure::Plain(TRION_INTERNAL, "a defect of Trion, please report it");
 
     pub(crate) const fn argument(message: &'static str) -> Self {
@@ -134,8 +146,13 @@ impl Failure {
     pub(crate) fn status(&self) -> trion_status {
         match self {
             Failure::Plain(status, _) => *status,
+            #[cfg(feature = "std")]
             Failure::TooSmall { .. } => TRION_BUFFER_TOO_SMALL,
+            Failure::Core(error) => status_of_core(error),
+            Failure::Tables { .. } => TRION_MALFORMED,
+            #[cfg(feature = "std")]
             Failure::Engine(error) => status_of(error),
+            #[cfg(feature = "std")]
             Failure::Device(_) => TRION_DEVICE,
         }
     }
@@ -153,8 +170,21 @@ impl Failure {
     }
 }
 
+fn status_of_core(error: &trion_core::Error) -> trion_status {
+    use trion_core::Error;
+    match error {
+        Error::BufferTooSmall { .. } => TRION_BUFFER_TOO_SMALL,
+        Error::ContextOverflow { .. } => TRION_CONTEXT_FULL,
+        Error::TokenOutOfRange { .. } => TRION_TOKEN_OUT_OF_RANGE,
+        Error::NoTokens => TRION_NO_TOKENS,
+        Error::OtherModel | Error::State { reason: StateError::OtherModel } => TRION_OTHER_MODEL,
+        Error::State { .. } => TRION_STATE,
+        _ => TRION_INVALID_ARGUMENT,
+    }
+}
+
+#[cfg(feature = "std")]
 fn status_of(error: &trion_engine::Error) -> trion_status {
-    use trion_core::Error as Core;
     #[cfg(feature = "cuda")]
     use trion_engine::CudaError;
     use trion_engine::Error;
@@ -164,15 +194,7 @@ fn status_of(error: &trion_engine::Error) -> trion_status {
         Error::Unsupported { .. } => TRION_UNSUPPORTED,
         Error::Memory { .. } => TRION_OUT_OF_MEMORY,
         Error::Tokenizer(_) | Error::ChatTemplate(_) => TRION_TEXT,
-        Error::Core(core) => match core {
-            Core::BufferTooSmall { .. } => TRION_BUFFER_TOO_SMALL,
-            Core::ContextOverflow { .. } => TRION_CONTEXT_FULL,
-            Core::TokenOutOfRange { .. } => TRION_TOKEN_OUT_OF_RANGE,
-            Core::NoTokens => TRION_NO_TOKENS,
-            Core::OtherModel | Core::State { reason: StateError::OtherModel } => TRION_OTHER_MODEL,
-            Core::State { .. } => TRION_STATE,
-            _ => TRION_INVALID_ARGUMENT,
-        },
+        Error::Core(core) => status_of_core(core),
         #[cfg(feature = "text")]
         Error::Constraint(_) => TRION_CONSTRAINT,
         #[cfg(feature = "cuda")]
@@ -188,9 +210,15 @@ fn status_of(error: &trion_engine::Error) -> trion_status {
 impl Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Failure::Core(error) => error.fmt(f),
+            Failure::Tables { layer: None, tensor, error } => write!(f, "{tensor}: {error}"),
+            Failure::Tables { layer: Some(n), tensor, error } => write!(f, "layer {n}: {tensor}: {error}"),
+            #[cfg(feature = "std")]
             Failure::Engine(error) => error.fmt(f),
+            #[cfg(feature = "std")]
             Failure::Device(error) => write!(f, "{error}; the device cpu computes the same"),
             Failure::Plain(_, message) => f.write_str(message),
+            #[cfg(feature = "std")]
             Failure::TooSmall { found, expected } => {
                 write!(f, "the buffer holds {found}, expected room for {expected}")
             }
@@ -198,6 +226,7 @@ impl Display for Failure {
     }
 }
 
+#[cfg(feature = "std")]
 impl From<trion_engine::Error> for Failure {
     fn from(error: trion_engine::Error) -> Self {
         Failure::Engine(error)
@@ -206,7 +235,7 @@ impl From<trion_engine::Error> for Failure {
 
 impl From<trion_core::Error> for Failure {
     fn from(error: trion_core::Error) -> Self {
-        Failure::Engine(error.into())
+        Failure::Core(error)
     }
 }
 

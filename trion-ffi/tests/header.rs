@@ -8,7 +8,7 @@ use std::process::Command;
 use cbindgen::{Builder, Config};
 
 /// Source files in the order of the header, with whether they need the text features.
-const SECTIONS: [(&str, bool); 14] = [
+const SECTIONS: [(&str, bool); 15] = [
     ("abi", false),
     ("status", false),
     ("runtime", false),
@@ -20,6 +20,7 @@ const SECTIONS: [(&str, bool); 14] = [
     ("inspect", false),
     ("state", false),
     ("gpu", false),
+    ("bare", false),
     ("tokenizer", true),
     ("text", true),
     ("constraint", true),

@@ -28,8 +28,12 @@ struct Build {
 }
 
 const FULL: Build = Build { name: "full", directory: "package", options: &[], limit: 9_000_000 };
-const SMALL: Build =
-    Build { name: "small", directory: "package-small", options: &["--no-default-features"], limit: 2_000_000 };
+const SMALL: Build = Build {
+    name: "small",
+    directory: "package-small",
+    options: &["--no-default-features", "--features", "std"],
+    limit: 2_000_000,
+};
 
 /// How `tests/c` is built and run: a name, options, and the programs that it takes beside `CMake`.
 const VARIANTS: [(&str, &[&str], &[&str]); 7] = [
@@ -71,8 +75,11 @@ pub(crate) fn package_command(arguments: &[String]) -> Outcome {
 pub(crate) fn embed() -> Outcome {
     let prefix = package_fresh(&FULL)?;
     package_fresh(&SMALL)?;
+    // The command writes the models of the tests for bare metal.
+    run("cargo", &["build", "--release", "--locked", "--bin", "trion"])?;
+    let command = format!("-DTRION_COMMAND={}", target().join("release/trion").display());
     for (variant, options, tools) in VARIANTS {
-        project("tests/c", variant, &prefix, options, tools)?;
+        project("tests/c", variant, &prefix, &[options, &[command.as_str()]].concat(), tools)?;
     }
     // The tests in C++ read the documents with Python.
     for (source, tools) in [("tests/cpp", &["python3"][..]), ("examples/c", &[]), ("examples/cpp", &[])] {
@@ -98,8 +105,8 @@ pub(crate) fn race() -> Outcome {
     // The flags are not stable ones.
     let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
     let environment = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", flags), ("CARGO_TARGET_DIR", &*place("cargo"))];
-    let build = ["build", "--locked", "--package", "trion-ffi", "--no-default-features", "--target", TRIPLE];
-    run_with(&environment, "cargo", &build)?;
+    let build = ["build", "--locked", "--package", "trion-ffi", "--target", TRIPLE];
+    run_with(&environment, "cargo", &[&build[..], SMALL.options].concat())?;
     let sources = ["threads", "support"].map(|name| (format!("tests/c/{name}.c"), place(&format!("{name}.o"))));
     for (source, object) in &sources {
         let flags = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-DTRION_NO_TEXT", "-g", "-O1", "-fsanitize=thread"];

@@ -126,8 +126,11 @@ fn lint() -> Outcome {
     // Embedders of small programs leave the text features out.
     clippy(&["-p", "trion-engine", "--no-default-features"])?;
     clippy(&["-p", "trion-engine", "--no-default-features", "--features", "cuda"])?;
-    clippy(&["-p", "trion-ffi", "--no-default-features"])?;
+    clippy(&["-p", "trion-ffi", "--no-default-features", "--features", "std"])?;
     clippy(&["-p", "trion-ffi", "--no-default-features", "--features", "cuda"])?;
+    // And without the standard library, whose unwinder is missing then.
+    let bare = ["clippy", "--locked", "-p", "trion-ffi", "--no-default-features", "--", "-D", "warnings"];
+    run_with(&[("CARGO_PROFILE_DEV_PANIC", "abort")], "cargo", &bare)?;
     run("cargo", &["check", "--locked", "-p", "trion-cli", "--no-default-features"])
 }
 

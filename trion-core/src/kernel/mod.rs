@@ -7,6 +7,9 @@ mod absent;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod amx;
+#[cfg(arm_dsp)]
+#[allow(unsafe_code)]
+mod arm_dsp;
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code)]
 mod avx2;

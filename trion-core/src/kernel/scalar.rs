@@ -1,10 +1,15 @@
-//! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with.
+//! Plain Rust: every machine has it, and it is the reference that the other kernels are compared with. Where ARM's DSP
+//! instructions are, sums of trits are by these.
 
 use super::Op;
+#[cfg(arm_dsp)]
+use super::arm_dsp::tile_sums;
 use super::vector::{Simd, Vector};
 use crate::int6::{BLOCK_CODES, PAIR_BYTES, code};
 use crate::numeric::{self, LANES};
-use crate::packing::{BLOCK_BYTES, BLOCK_COLS, TILE_ROWS};
+#[cfg(not(arm_dsp))]
+use crate::packing::BLOCK_BYTES;
+use crate::packing::{BLOCK_COLS, TILE_ROWS};
 
 /// The instruction set that every CPU has.
 #[derive(Debug, Clone, Copy)]
@@ -146,6 +151,7 @@ impl Simd for Scalar {
 
 /// [`Simd::twos_tile`] for one token, row after row for each column: compilers turn that into instructions for
 /// several rows at once, whatever the machine has. Not inlined, so that what surrounds it has no say in that.
+#[cfg(not(arm_dsp))]
 #[inline(never)]
 fn tile_sums(tile: &[u8], x: &[i8]) -> [i32; TILE_ROWS] {
     let mut sums = [0_i32; TILE_ROWS];
