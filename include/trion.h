@@ -439,6 +439,12 @@ typedef enum trion_kernel {
      * Linux refuses, and on other systems.
      */
     TRION_KERNEL_AMX = 5,
+    /** NEON of AArch64. */
+    TRION_KERNEL_NEON = 6,
+    /** NEON with dot products of bytes. */
+    TRION_KERNEL_NEON_DOT = 7,
+    /** WebAssembly compiled with simd128. */
+    TRION_KERNEL_SIMD128 = 8,
 } trion_kernel;
 
 /** A sequence of tokens and everything that the model keeps of it. */
