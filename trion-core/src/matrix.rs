@@ -265,11 +265,10 @@ impl Matrix<'_> {
         let mut left = inputs.iter().map(|input| input.tokens).sum::<usize>();
         let mut next = Place { input: 0, token: 0 };
         while left > 0 {
-            if const { S::HAS_THIRTY_TWO } {
-                if left >= 32 && simd.takes_thirty_two() && matches!(self, Matrix::Ternary(_)) {
-                    left -= self.some_products::<S, 32>(simd, tile, inputs, &mut next, outputs);
-                    continue;
-                }
+            let takes_many = matches!(self, Matrix::Ternary(_)) && simd.takes_thirty_two();
+            if const { S::HAS_THIRTY_TWO } && takes_many && left >= 32 {
+                left -= self.some_products::<S, 32>(simd, tile, inputs, &mut next, outputs);
+                continue;
             }
             // Eight tokens keep every vector register busy; a token's bits do not depend on how many go together.
             left -= match left {

@@ -212,7 +212,7 @@ impl<'w> TernaryMatrix<'w> {
         for (group, weights) in weights.chunks(packing.tile_bytes(span).max(1)).enumerate() {
             let x = x.map(|x| x.get(group * span..).unwrap_or(&[]));
             let mut sums = [[0; TILE_ROWS]; T];
-            simd.run(TileSums { packing, weights, x, sums: &mut sums });
+            simd.ternary_tile(packing, weights, x, &mut sums);
             for t in 0..T {
                 let Some(s) = scales[t].get(group) else { continue };
                 let acc = simd.load_i32(&sums[t], s.sum);
@@ -228,23 +228,6 @@ impl<'w> TernaryMatrix<'w> {
                 simd.store(product, &mut y[t]);
             }
         }
-    }
-}
-
-/// [`Simd::ternary_tile`].
-struct TileSums<'a, const T: usize> {
-    packing: Packing,
-    weights: &'a [u8],
-    x: [&'a [i8]; T],
-    sums: &'a mut [[i32; TILE_ROWS]; T],
-}
-
-impl<const T: usize> Op for TileSums<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        simd.ternary_tile(self.packing, self.weights, self.x, self.sums);
     }
 }
 
@@ -273,11 +256,9 @@ impl Op for Sums<'_> {
                 let mut first = from;
                 while first < to {
                     let excesses = &excesses[first - from..];
-                    if const { S::HAS_THIRTY_TWO } {
-                        if to - first >= 32 && simd.takes_thirty_two() {
-                            first += self.some_tokens::<S, 32>(simd, tile, weights, first, excesses);
-                            continue;
-                        }
+                    if const { S::HAS_THIRTY_TWO } && to - first >= 32 && simd.takes_thirty_two() {
+                        first += self.some_tokens::<S, 32>(simd, tile, weights, first, excesses);
+                        continue;
                     }
                     first += match to - first {
                         8.. => self.some_tokens::<S, 8>(simd, tile, weights, first, excesses),
@@ -332,7 +313,7 @@ impl Sums<'_> {
             for (weights, q) in pieces {
                 if !weights.is_empty() {
                     let mut part = [[0; TILE_ROWS]; T];
-                    simd.run(TileSums { packing, weights, x: q, sums: &mut part });
+                    simd.ternary_tile(packing, weights, q, &mut part);
                     add_sums(&mut sums, &part);
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use trion_engine::text_stream::TextStream;
 use trion_engine::{
-    CacheType, Error, Kernel, Model, Sampler, SamplerOptions, Serial, Session, SessionOptions, prompt_tokens,
+    CacheType, Error, Kernel, Model, Progress, Sampler, SamplerOptions, Serial, Session, SessionOptions, prompt_tokens,
 };
 
 /// What a model's bytes are put into: it begins at a multiple of 64, as weights that are used in place must.
@@ -111,9 +111,7 @@ pub extern "C" fn step() -> i32 {
         let (Some(model), Some(text)) = (&writer.model, &mut writer.text) else {
             return Err(Error::Argument("no text was begun".to_owned()));
         };
-        while text.session.pending() > 0 {
-            text.session.advance(usize::MAX, &Serial)?;
-        }
+        while text.session.advance(usize::MAX, &Serial)? == Progress::More {}
         let token = text.session.sample(&mut text.sampler)?;
         let ended = model.eos_token_ids().contains(&token);
         if !ended {

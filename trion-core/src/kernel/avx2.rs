@@ -247,22 +247,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
         // Sixteen registers hold the sums of 32 rows for one token, or of 8 rows for eight tokens.
-        let (eights, rest) = x.as_chunks::<8>();
-        let (eights_sums, rest_sums) = sums.as_chunks_mut::<8>();
-        for (x, sums) in eights.iter().zip(eights_sums) {
+        if const { T >= 4 } {
             for group in 0..TILE_ROWS / 8 {
-                self.twos_groups::<1, 8>(tile, group, *x, sums);
+                self.twos_groups::<1, T>(tile, group, x, sums);
             }
-        }
-        let (fours, rest) = rest.as_chunks::<4>();
-        let (fours_sums, rest_sums) = rest_sums.as_chunks_mut::<4>();
-        for (x, sums) in fours.iter().zip(fours_sums) {
-            for group in 0..TILE_ROWS / 8 {
-                self.twos_groups::<1, 4>(tile, group, *x, sums);
+        } else {
+            for (x, sums) in x.iter().zip(sums) {
+                self.twos_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
             }
-        }
-        for (x, sums) in rest.iter().zip(rest_sums) {
-            self.twos_groups::<4, 1>(tile, 0, [x], core::array::from_mut(sums));
         }
     }
 

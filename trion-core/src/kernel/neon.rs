@@ -34,6 +34,7 @@ impl<const DOT: bool> Quad for Neon<DOT> {
     /// With dot products a sum for each row, in the first; otherwise eight sums of two rows, twice.
     type Sums = [int32x4_t; 2];
 
+    const SUMS_REGISTERS: usize = if DOT { 1 } else { 2 };
     const BLOCKS: usize = if DOT { usize::MAX } else { 31 };
 
     fn run<O: Op>(self, op: O) -> O::Output {

@@ -26,6 +26,8 @@ pub(super) trait Quad: Copy {
     /// Sums of products for four rows; [`Quad::rows`] makes one integer a row of them.
     type Sums: Copy;
 
+    /// Registers that [`Quad::Sums`] take: 1 or 2.
+    const SUMS_REGISTERS: usize;
     /// Blocks of 16 columns whose products [`Quad::Sums`] hold, where codes are at most 2.
     const BLOCKS: usize;
 
@@ -269,23 +271,19 @@ impl<Q: Quad> Simd for Quads<Q> {
 
     #[inline(always)]
     fn twos_tile<const T: usize>(self, tile: &[u8], x: [&[i8]; T], sums: &mut [[i32; TILE_ROWS]; T]) {
-        // Sixteen sums at a time: 8 rows for eight tokens, 16 rows for four, 32 rows for one.
-        let (eights, rest) = x.as_chunks::<8>();
-        let (eights_sums, rest_sums) = sums.as_chunks_mut::<8>();
-        for (x, sums) in eights.iter().zip(eights_sums) {
+        // Eight tokens fill sixteen registers with sums; few tokens share a pass over all rows.
+        if const { T >= 4 && Q::SUMS_REGISTERS == 1 } {
             for first in (0..QUADS).step_by(2) {
-                self.twos_rows::<2, 8>(tile, first, *x, sums);
+                self.twos_rows::<2, T>(tile, first, x, sums);
             }
-        }
-        let (fours, rest) = rest.as_chunks::<4>();
-        let (fours_sums, rest_sums) = rest_sums.as_chunks_mut::<4>();
-        for (x, sums) in fours.iter().zip(fours_sums) {
-            for first in (0..QUADS).step_by(4) {
-                self.twos_rows::<4, 4>(tile, first, *x, sums);
+        } else if const { T >= 4 } {
+            for first in 0..QUADS {
+                self.twos_rows::<1, T>(tile, first, x, sums);
             }
-        }
-        for (x, sums) in rest.iter().zip(rest_sums) {
-            self.twos_rows::<QUADS, 1>(tile, 0, [x], core::array::from_mut(sums));
+        } else {
+            for (x, sums) in x.iter().zip(sums) {
+                self.twos_rows::<QUADS, 1>(tile, 0, [x], core::array::from_mut(sums));
+            }
         }
     }
 

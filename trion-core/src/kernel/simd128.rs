@@ -27,6 +27,7 @@ impl Quad for Simd128 {
     /// Eight sums of two rows, twice.
     type Sums = [v128; 2];
 
+    const SUMS_REGISTERS: usize = 2;
     const BLOCKS: usize = 31;
 
     #[inline(never)]

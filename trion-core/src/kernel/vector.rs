@@ -134,7 +134,7 @@ pub(crate) trait Simd: Copy {
         sums: &mut [[i32; TILE_ROWS]; T],
     ) {
         match packing {
-            Packing::Twos => self.twos_tile(tile, x, sums),
+            Packing::Twos => self.run(TwosTile { tile, x, sums }),
             Packing::Fives => self.fives_tile(tile, x, sums),
         }
     }
@@ -173,6 +173,22 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// [`Simd::twos_tile`].
+struct TwosTile<'a, const T: usize> {
+    tile: &'a [u8],
+    x: [&'a [i8]; T],
+    sums: &'a mut [[i32; TILE_ROWS]; T],
+}
+
+impl<const T: usize> Op for TwosTile<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        simd.twos_tile(self.tile, self.x, self.sums);
+    }
+}
+
 /// [`Simd::fives_tile`] by [`Packing::Twos`].
 #[inline(always)]
 pub(super) fn fives_by_twos<S: Simd, const T: usize>(
@@ -186,7 +202,7 @@ pub(super) fn fives_by_twos<S: Simd, const T: usize>(
     for twos in twos_of_fives(tile) {
         let mut part = [[0; TILE_ROWS]; T];
         let x = x.map(|x| x.get(from..).unwrap_or(&[]));
-        simd.twos_tile(twos.as_flattened(), x, &mut part);
+        simd.run(TwosTile { tile: twos.as_flattened(), x, sums: &mut part });
         add_sums(sums, &part);
         from += twos.len() * BLOCK_COLS;
     }
