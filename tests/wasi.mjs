@@ -6,5 +6,7 @@ import { WASI } from "node:wasi";
 const [program, ...rest] = argv.slice(2);
 const wasi = new WASI({ version: "preview1", args: [program, ...rest], preopens: { ".": "." }, returnOnExit: true });
 const module = await WebAssembly.compile(await readFile(program));
-const instance = await WebAssembly.instantiate(module, wasi.getImportObject());
+// Threads, which this system has not: functions that fail.
+const env = new Proxy({}, { get: () => () => 52 });
+const instance = await WebAssembly.instantiate(module, { ...wasi.getImportObject(), env });
 process.exitCode = wasi.start(instance);

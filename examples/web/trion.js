@@ -1,7 +1,7 @@
 // A writer in WebAssembly: `const trion = await Trion.load(wasm, model)`, then `for (const piece of trion.write(prompt))`.
 // It needs nothing of a browser, so that a server, or a test, can use it too.
 
-/** WASI's "function not supported": files, clocks and the like are in the library, and nothing here uses them. */
+/** WASI's "function not supported": files, clocks, threads and the like are in the library, and nothing here uses them. */
 const notSupported = () => 52;
 
 /** What the module does ask of the system around it: random numbers for hash tables, and no environment. */
@@ -36,9 +36,11 @@ export class Trion {
     const trion = new Trion();
     const module = await WebAssembly.compile(wasm);
     const offered = system(() => trion.#exports.memory);
-    const wanted = WebAssembly.Module.imports(module);
-    const imports = Object.fromEntries(wanted.map(({ name }) => [name, offered[name] ?? notSupported]));
-    const instance = await WebAssembly.instantiate(module, { wasi_snapshot_preview1: imports });
+    const imports = {};
+    for (const { module: from, name } of WebAssembly.Module.imports(module)) {
+      (imports[from] ??= {})[name] = offered[name] ?? notSupported;
+    }
+    const instance = await WebAssembly.instantiate(module, imports);
     trion.#exports = instance.exports;
     trion.#exports._initialize?.();
     trion.#put(model);

@@ -201,10 +201,8 @@ fn model_table(arrays: &mut Arrays, model: &Model) -> String {
     let embedding = arrays.matrix("embedding", core.embedding(), None);
     let layers: String = core.layers().iter().enumerate().map(|(n, layer)| arrays.layer(n, layer)).collect();
     let norm = arrays.floats("norm", Some(core.norm()));
-    let head = match core.is_tied() {
-        true => "{.form = TRION_BARE_NONE}".to_owned(),
-        false => arrays.matrix("head", core.head(), None),
-    };
+    let head =
+        if core.is_tied() { "{.form = TRION_BARE_NONE}".to_owned() } else { arrays.matrix("head", core.head(), None) };
     let act = match c.hidden_act {
         Activation::Relu2 => "RELU2",
         Activation::Silu => "SILU",
@@ -274,9 +272,8 @@ fn texts(model: &Model, name: &str) -> Result<(String, String, usize), Failure> 
  * {name}_texts[{name}_text_places[t + 1]], which is not one of them. Special tokens have none.
  */
 extern const unsigned char {name}_texts[];
-extern const uint32_t {name}_text_places[{} + 1];
-",
-        count
+extern const uint32_t {name}_text_places[{count} + 1];
+"
     );
     Ok((source, header, size))
 }

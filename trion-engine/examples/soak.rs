@@ -32,8 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let before = resident()?;
     for _ in 0..sessions {
         let mut session = Session::new(&model, options)?;
-        session.push(&[0])?;
-        session.advance(1, &Serial)?;
+        session.evaluate(&[0], &Serial)?;
     }
     println!("{sessions} sessions made and given back: {before} KiB before, {} after", resident()?);
     Ok(())
