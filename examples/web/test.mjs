@@ -12,10 +12,13 @@ globalThis.crypto ??= webcrypto;
 const [directory, screenshot] = process.argv.slice(2);
 const read = async (name) => new Uint8Array(await readFile(join(directory, name)));
 
+/** The one that is in the page. */
+const PROMPT = "Once upon a time";
+
 const { Trion } = await import(pathToFileURL(join(directory, "trion.js")));
 const wasm = await read("trion.wasm");
 const trion = await Trion.load(wasm, await read("model.safetensors"));
-const pieces = [...trion.write("Once upon a time", { seed: 1 })];
+const pieces = [...trion.write(PROMPT, { seed: 1 })];
 console.log(JSON.stringify({ kernel: trion.kernel, text: pieces.join("") }));
 
 // What is no model is refused, and what does not fit: with words, and the module goes on.
@@ -24,7 +27,7 @@ const message = await refused(() => Trion.load(wasm, new Uint8Array(1000).fill(2
 if (!message.includes("memory: header")) throw new Error(`a file that is no model: ${message}`);
 const long = await refused(async () => [...trion.write("tale ".repeat(5000))]);
 if (!long.includes("tokens")) throw new Error(`a prompt that is too long: ${long}`);
-if ([...trion.write("Once upon a time", { seed: 1 })].join("") !== pieces.join("")) throw new Error("another text");
+if ([...trion.write(PROMPT, { seed: 1 })].join("") !== pieces.join("")) throw new Error("another text");
 
 if (screenshot) await photograph();
 
@@ -65,14 +68,14 @@ async function photograph() {
     })`;
     // The document may be replaced while it is asked.
     let found;
-    for (let tries = 0; !found && tries < 5; tries++) {
+    for (let tries = 0; !found?.written && !found?.failed && tries < 20; tries++) {
       const { result } = await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true }).catch(() => ({}));
       found = result?.value;
     }
-    if (!found || found.failed) throw new Error(`the page: ${found?.failed ?? "does not answer"}`);
+    if (!found?.written) throw new Error(`the page: ${found?.failed ?? "does not answer"}`);
     const { data } = await page("Page.captureScreenshot", { format: "png" });
     await writeFile(screenshot, Buffer.from(data, "base64"));
-    console.log(JSON.stringify({ page: found.facts, text: found.written }));
+    console.log(JSON.stringify({ page: found.facts, text: found.written.slice(PROMPT.length) }));
   } finally {
     browser.removeAllListeners("exit");
     browser.kill();
