@@ -18,7 +18,8 @@ pub(crate) struct Machine {
     /// On Debian: a linker with its C library, and what runs programs.
     packages: &'static str,
     linker: &'static str,
-    runner: &'static str,
+    /// A program, and its arguments before the program that it runs.
+    runner: [&'static str; 3],
     /// How cargo is told to build the standard library.
     pub(crate) standard: &'static str,
     pub(crate) flags: &'static str,
@@ -33,7 +34,7 @@ const AARCH64: Machine = Machine {
     triple: "aarch64-unknown-linux-gnu",
     packages: "gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static",
     linker: "aarch64-linux-gnu-gcc",
-    runner: "qemu-aarch64-static -L /usr/aarch64-linux-gnu",
+    runner: ["qemu-aarch64-static", "-L", "/usr/aarch64-linux-gnu"],
     standard: UNWINDS,
     flags: "",
     kernels: &["scalar", "neon", "neon-dot"],
@@ -44,7 +45,7 @@ pub(crate) const WASM: Machine = Machine {
     triple: "wasm32-wasip1",
     packages: "nodejs wasi-libc",
     linker: "rust-lld",
-    runner: "node --no-warnings tests/wasi.mjs",
+    runner: ["node", "--no-warnings", concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/wasi.mjs")],
     standard: "-Zbuild-std=std,test,panic_abort",
     // Debian's C library lacks the functions for threads that the standard library knows: these are imported.
     flags: "-Ctarget-feature=+simd128 -Clink-self-contained=no -Lnative=/usr/lib/wasm32-wasi \
@@ -57,7 +58,7 @@ const I686: Machine = Machine {
     triple: "i686-unknown-linux-gnu",
     packages: "gcc-i686-linux-gnu libc6-dev-i386-cross qemu-user-static",
     linker: "i686-linux-gnu-gcc",
-    runner: "qemu-i386-static -L /usr/i686-linux-gnu",
+    runner: ["qemu-i386-static", "-L", "/usr/i686-linux-gnu"],
     standard: UNWINDS,
     flags: "",
     kernels: &["scalar"],
@@ -69,7 +70,7 @@ const S390X: Machine = Machine {
     triple: "s390x-unknown-linux-gnu",
     packages: "gcc-s390x-linux-gnu libc6-dev-s390x-cross qemu-user-static",
     linker: "s390x-linux-gnu-gcc",
-    runner: "qemu-s390x-static -L /usr/s390x-linux-gnu",
+    runner: ["qemu-s390x-static", "-L", "/usr/s390x-linux-gnu"],
     standard: UNWINDS,
     flags: "",
     kernels: &["scalar"],
@@ -133,7 +134,7 @@ impl Machine {
             ("RUSTFLAGS".to_owned(), self.flags.to_owned()),
             ("CARGO_TARGET_DIR".to_owned(), directory),
             (of_target("LINKER"), self.linker()?),
-            (of_target("RUNNER"), self.runner.to_owned()),
+            (of_target("RUNNER"), self.runner.join(" ")),
         ])
     }
 
@@ -149,8 +150,8 @@ impl Machine {
 
     /// Runs the tests, and gives what each kernel came to; `None` where programs are missing.
     fn run(&self) -> Result<Option<Vec<(String, String)>>, String> {
-        let words: Vec<&str> = self.runner.split(' ').collect();
-        if !have(&[&self.linker()?, words[0]])? {
+        let [runner, arguments @ ..] = self.runner;
+        if !have(&[&self.linker()?, runner])? {
             println!("on Debian: apt-get install {}", self.packages);
             return Ok(None);
         }
@@ -169,7 +170,7 @@ impl Machine {
         run_with(&environment, "cargo", &[&["build"][..], &EXAMPLE, &how].concat())?;
         let ending = if self.triple.starts_with("wasm32") { "logits.wasm" } else { "logits" };
         let program = directory.join(self.triple).join("debug/examples").join(ending);
-        let found = hashes(&output(words[0], &[&words[1..], &[&*program.to_string_lossy(), MODEL]].concat())?)?;
+        let found = hashes(&output(runner, &[&arguments[..], &[&*program.to_string_lossy(), MODEL]].concat())?)?;
         let kernels: Vec<&str> = found.iter().map(|(kernel, _)| &**kernel).collect();
         if kernels != self.kernels {
             return Err(format!("{}: has the kernels {kernels:?}, expected {:?}", self.name, self.kernels));
