@@ -7,11 +7,13 @@ use std::time::Instant;
 
 mod chart;
 mod embed;
+mod fuzz;
 mod instructions;
 mod kernels;
 mod onnx;
 mod peers;
 mod python;
+mod tools;
 
 const HELP: &str = "cargo xtask NAME
 
@@ -27,6 +29,8 @@ const HELP: &str = "cargo xtask NAME
   header  makes include/trion.h anew, and the record of its binary interface
   package installs and checks the C library: cargo xtask package [--prefix DIR] [--small]
   embed   packages both builds of the C library, and runs the programs in C, C++ and Lua that use it; then race
+  fuzz    the fuzz targets, under AddressSanitizer: cargo xtask fuzz [--seconds N] [TARGET...]
+          (needs a C++ compiler)
   race    sessions on many threads, watched by ThreadSanitizer
   onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
   gpu-test  compares an NVIDIA GPU with the CPU bit by bit, and measures it
@@ -51,6 +55,7 @@ fn main() -> ExitCode {
             Some("--kernels") => bench_kernels(arguments.get(2).map_or("1", String::as_str)),
             threads => bench(threads.unwrap_or("0")),
         },
+        Some("fuzz") => fuzz::fuzz(&arguments[1..]),
         Some("header") => embed::header(),
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),
