@@ -1,5 +1,9 @@
 //! What holds of every model that opens, whatever its file said.
 
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{LazyLock, Mutex};
+
 use trion_engine::{Kernel, Logits, Model, Serial, Session, SessionOptions};
 
 /// Tokens that a model is tried with.
@@ -35,6 +39,16 @@ pub fn runs(model: &Model) {
     }
 }
 
+/// Tokenizers that were checked: building one takes as long as all else together, and most files have the same.
+static CHECKED: LazyLock<Mutex<HashSet<u64>>> = LazyLock::new(Mutex::default);
+
+/// Whether a text comes for the first time.
+fn is_new(text: &str) -> bool {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    CHECKED.lock().expect("nobody panics meanwhile").insert(hasher.finish())
+}
+
 /// What holds of a model that was opened, or refused: an error has words.
 ///
 /// # Panics
@@ -43,7 +57,7 @@ pub fn opened(result: trion_engine::Result<Model>) {
     match result {
         Ok(model) => {
             runs(&model);
-            if model.has_tokenizer() {
+            if model.tokenizer_json().is_some_and(is_new) {
                 match model.tokenizer() {
                     Ok(tokenizer) => crate::tokenizer::check(tokenizer, "Once, a \u{e9}\n"),
                     Err(error) => assert!(!error.to_string().is_empty()),

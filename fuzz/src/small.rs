@@ -209,17 +209,23 @@ pub fn tokenizer() -> Value {
 pub const TEMPLATE: &str = "{% for m in messages %}{{ bos_token }}{{ m.role }}: {{ m['content'] | trim }}\n\
      {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
 
-/// Packed files of every kind of checkpoint, and of one with each packing and format of the embedding.
+/// Packed files: the first with a tokenizer and a chat template, then one of every kind of checkpoint, and some with other
+/// packings and formats of the embedding.
 pub static PACKED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
-    let pack = |kind: Kind, embedding, packing| {
-        let directory = Directory::new("packed", &Checkpoint::new(kind));
-        directory.write("tokenizer.json", tokenizer().to_string().as_bytes());
-        directory.write("chat_template.jinja", TEMPLATE.as_bytes());
+    let mut number = 0;
+    let mut pack = |kind: Kind, embedding, packing| {
+        let directory = Directory::new(&format!("packed-{number}"), &Checkpoint::new(kind));
+        if number == 0 {
+            directory.write("tokenizer.json", tokenizer().to_string().as_bytes());
+            directory.write("chat_template.jinja", TEMPLATE.as_bytes());
+        }
+        number += 1;
         let file = directory.path().join("packed.safetensors");
         quantize(directory.path(), &file, &PackOptions { embedding, packing }, &mut |_, _| {}).expect("a packed file");
         std::fs::read(file).expect("a packed file")
     };
-    let mut files: Vec<_> = Kind::ALL.iter().map(|kind| pack(*kind, FloatFormat::Keep, Packing::Twos)).collect();
+    let mut files = vec![pack(Kind::Multiplied, FloatFormat::Keep, Packing::Twos)];
+    files.extend(Kind::ALL.iter().map(|kind| pack(*kind, FloatFormat::Keep, Packing::Twos)));
     for (embedding, packing) in
         [(FloatFormat::F16, Packing::Fives), (FloatFormat::Int8, Packing::Twos), (FloatFormat::Int6, Packing::Fives)]
     {

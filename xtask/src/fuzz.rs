@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use crate::embed::{TRIPLE, have, remove, target};
@@ -23,8 +23,9 @@ const AT_A_TIME: usize = 2;
 /// it down several times.
 const LIMITS: [&str; 3] = ["-rss_limit_mb=2048", "-malloc_limit_mb=512", "-timeout=20"];
 
-/// Longest input, in bytes: some more than the longest seed.
-const LONGEST: &str = "-max_len=40000";
+/// How long inputs are: at most some more than the longest seed, and from the start, since most inputs have a structure
+/// that short ones lack.
+const LENGTHS: [&str; 2] = ["-max_len=40000", "-len_control=0"];
 
 /// Where everything of this chore lies.
 fn place(name: &str) -> PathBuf {
@@ -61,12 +62,12 @@ pub(crate) fn fuzz(arguments: &[String]) -> Outcome {
             scope.spawn(|| {
                 while let Some(target) = next(&rest) {
                     let result = run_target(&target, seconds);
-                    results.lock().unwrap_or_else(|e| e.into_inner()).push((target, result));
+                    results.lock().unwrap_or_else(PoisonError::into_inner).push((target, result));
                 }
             });
         }
     });
-    let mut results = results.into_inner().unwrap_or_else(|e| e.into_inner());
+    let mut results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort();
     println!("{:12}  {:>12}", "target", "executions");
     for (target, result) in &results {
@@ -78,7 +79,7 @@ pub(crate) fn fuzz(arguments: &[String]) -> Outcome {
 
 /// The next target, held for no longer than that.
 fn next(rest: &Mutex<impl Iterator<Item = String>>) -> Option<String> {
-    rest.lock().unwrap_or_else(|e| e.into_inner()).next()
+    rest.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
 /// The names of the targets, which are those of the programs in `fuzz/fuzz_targets`.
@@ -117,7 +118,7 @@ fn run_target(name: &str, seconds: &str) -> Result<u64, String> {
     let status = Command::new(&program)
         .arg(&corpus)
         .args(LIMITS)
-        .arg(LONGEST)
+        .args(LENGTHS)
         .arg(format!("-max_total_time={seconds}"))
         .arg(format!("-artifact_prefix={}/", artifacts.display()))
         .arg("-print_final_stats=1")

@@ -3,11 +3,12 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::LazyLock;
 
 use trion::constraint::{trion_constraint, trion_constraint_free, trion_constraint_new, trion_session_set_constraint};
 use trion::model::{
     trion_model, trion_model_borrow, trion_model_copy, trion_model_ends_text, trion_model_free, trion_model_get_info,
-    trion_model_info, trion_model_read,
+    trion_model_info, trion_model_read, trion_model_retain,
 };
 use trion::status::trion_status::{TRION_INTERNAL, TRION_OK};
 use trion::status::{trion_error, trion_status};
@@ -90,7 +91,7 @@ pub(super) fn at(slot: u8) -> usize {
 #[repr(C, align(64))]
 struct Aligned([u8; 64]);
 
-static BORROWED: std::sync::LazyLock<Vec<(Vec<Aligned>, usize)>> = std::sync::LazyLock::new(|| {
+static BORROWED: LazyLock<Vec<(Vec<Aligned>, usize)>> = LazyLock::new(|| {
     let copy = |file: &Vec<u8>| {
         let line = |line: &[u8]| {
             let mut aligned = Aligned([0; 64]);
@@ -101,6 +102,34 @@ static BORROWED: std::sync::LazyLock<Vec<(Vec<Aligned>, usize)>> = std::sync::La
     };
     PACKED.iter().map(copy).collect()
 });
+
+/// A model for as long as the process runs, whose tokenizer is built once: two of them.
+struct Shared([*mut trion_model; 2]);
+
+// SAFETY: models may be used on any thread.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    Shared([0, 4].map(|file| {
+        let mut model = MaybeUninit::uninit();
+        let (data, size) = (PACKED[file].as_ptr(), PACKED[file].len());
+        // SAFETY: the bytes are as many as their size says.
+        let status = unsafe { trion_model_copy(None, data.cast(), size, Some(&mut model), None) };
+        assert_eq!(status, TRION_OK, "a small model");
+        // SAFETY: the call wrote the model.
+        unsafe { model.assume_init() }
+    }))
+});
+
+/// Another reference to a model that is there already.
+pub(super) fn shared_model(number: u8) -> *mut trion_model {
+    let model = SHARED.0[usize::from(number) % SHARED.0.len()];
+    // SAFETY: the model is alive.
+    unsafe { trion_model_retain(model) };
+    model
+}
 
 /// A reader of a slice that moves on.
 unsafe extern "C" fn read(user: *mut c_void, buffer: *mut c_void, size: usize) -> usize {
@@ -126,7 +155,8 @@ unsafe extern "C" fn take_text(user: *mut c_void, text: *const c_char, size: usi
 
 impl Host {
     pub(super) fn model_new(&mut self, to: u8, how: u8, file: u8, size: Size, out: &mut Outputs) -> trion_status {
-        let file = usize::from(file) % PACKED.len();
+        // Not the first, whose tokenizer would be built for each model anew: the program begins with it.
+        let file = 1 + usize::from(file) % (PACKED.len() - 1);
         let bytes = &PACKED[file][..];
         let mut model = MaybeUninit::<*mut trion_model>::uninit();
         let size = size.of(bytes.len());
@@ -154,11 +184,16 @@ impl Host {
         };
         if status == TRION_OK {
             assert!(made, "a model that nobody wanted");
-            self.model_free(to);
             // SAFETY: the call wrote the model.
-            self.models[at(to)] = unsafe { model.assume_init() };
+            self.keep_model(to, unsafe { model.assume_init() });
         }
         status
+    }
+
+    /// Puts a model into its slot.
+    pub(super) fn keep_model(&mut self, to: u8, model: *mut trion_model) {
+        self.model_free(to);
+        self.models[at(to)] = model;
     }
 
     pub(super) fn model_free(&mut self, model: u8) -> trion_status {
@@ -317,6 +352,10 @@ impl Host {
         grammar: u8,
         out: &mut Outputs,
     ) -> trion_status {
+        if self.compilations == 0 {
+            return TRION_OK;
+        }
+        self.compilations -= 1;
         let model = out.pointer(self.models[at(model)]);
         let grammars = ["(ab|a)*1?", "start: \"a\" start? \"b\"", r#"{"enum": ["ab", 1]}"#, "(", ""];
         let grammar = grammars[usize::from(grammar) % grammars.len()];

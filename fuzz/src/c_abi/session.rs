@@ -19,7 +19,7 @@ use trion::session::{
 };
 use trion::state::{trion_session_load, trion_session_save, trion_session_saved_size};
 use trion::status::trion_status;
-use trion::status::trion_status::TRION_OK;
+use trion::status::trion_status::{TRION_BUFFER_TOO_SMALL, TRION_OK};
 use trion::together::{TRION_MAX_SESSIONS, trion_sessions_advance, trion_sessions_compute};
 use trion::tokenizer::trion_session_push_text;
 
@@ -173,8 +173,9 @@ impl Host {
         // SAFETY: the model is NULL or alive, options have room for any size that is read, and the buffer is as large as
         // its size says and lives as long as the session.
         let status = unsafe { trion_session_init(model, options, to_buffer.cast(), room, place, out.error()) };
+        // Less can be enough where the buffer happens to lie well.
+        assert!(status != TRION_BUFFER_TOO_SMALL || room < needed, "{room} bytes, {needed} needed");
         if status == TRION_OK {
-            assert!(room >= needed, "a session of {needed} bytes in {room}");
             // SAFETY: the call wrote the session.
             self.keep(to, unsafe { session.assume_init() }, buffer);
         }
