@@ -208,8 +208,8 @@ impl Sampler {
     }
 
     /// Chooses among tokens that were found elsewhere, on a GPU for example: as many as [`Sampler::candidates`] says,
-    /// or more, or all of the vocabulary; in any order, no token twice. The choice is that of [`Sampler::sample`], with
-    /// the same generator behind it; no candidates give token 0.
+    /// or more, in any order, no token twice; where it says none, all of the vocabulary in its order. The choice is that
+    /// of [`Sampler::sample`], with the same generator behind it; no candidates give token 0.
     pub fn sample_candidates(&mut self, candidates: &[TokenLogit], history: &[u32]) -> u32 {
         self.choose(candidates.iter().copied(), history).unwrap_or(0)
     }

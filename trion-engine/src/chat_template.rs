@@ -233,12 +233,13 @@ fn without_generation_tags(source: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(length) = tag.find("%}") else {
+        // Behind the beginning: in `{%}` both would share a character.
+        let Some(length) = tag[2..].find("%}") else {
             rest = tag;
             break;
         };
-        let (tag, after) = tag.split_at(length + 2);
-        let inner = &tag[2..length];
+        let (tag, after) = tag.split_at(2 + length + 2);
+        let inner = &tag[2..2 + length];
         let known = match inner.trim_start_matches(['-', '+']).trim_end_matches(['-', '+']).trim() {
             "generation" => Some(("generation", "if true")),
             "endgeneration" => Some(("endgeneration", "endif")),

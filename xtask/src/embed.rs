@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::tools::tool;
 use crate::{Outcome, root, run, run_with};
 
 /// For which the compiler comes with the runtimes of sanitizers, and the linker with the compiler.
@@ -156,7 +157,7 @@ fn package(build: &Build, prefix: &Path) -> Outcome {
     let objects = objects.to_string_lossy();
     arguments.extend(["--target-dir", &objects]);
     arguments.extend(build.options);
-    run(&cargo_c()?.to_string_lossy(), &arguments)?;
+    run(&tool("cargo-c", "cargo-cinstall", CARGO_C)?.to_string_lossy(), &arguments)?;
     if cfg!(target_os = "linux") {
         seal(&prefix.join("lib"))?;
         check(build, prefix)?;
@@ -190,27 +191,6 @@ fn seal(libraries: &Path) -> Outcome {
     let system: Vec<&str> = system.split_whitespace().collect();
     run("cc", &[&["-shared", "-o", &shared, &object, &soname, flags], &system[..]].concat())?;
     fs::remove_file(&*object).map_err(|e| format!("{object}: {e}"))
-}
-
-/// The pinned cargo-c: the one that is on the path, or one of our own.
-fn cargo_c() -> Result<PathBuf, String> {
-    let tools = target().join("tools");
-    let own = tools.join("bin").join(format!("cargo-cinstall{}", env::consts::EXE_SUFFIX));
-    let pinned = |program: &Path| {
-        let output = Command::new(program).arg("--version").output();
-        output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(CARGO_C))
-    };
-    let on_path = PathBuf::from("cargo-cinstall");
-    if pinned(&on_path) {
-        return Ok(on_path);
-    }
-    if !pinned(&own) {
-        let version = ["cargo-c", "--version", CARGO_C, "--locked"];
-        // It is run a few times, so compiling it well would cost more than it saves.
-        let how = ["--debug", "--root", &tools.to_string_lossy()];
-        run_with(&[("CARGO_PROFILE_DEV_DEBUG", "0")], "cargo", &[&["install"], &version[..], &how[..]].concat())?;
-    }
-    Ok(own)
 }
 
 /// Size, symbols and dependencies of an installed shared library.

@@ -8,11 +8,13 @@ use std::time::Instant;
 mod chart;
 mod embed;
 mod everywhere;
+mod fuzz;
 mod instructions;
 mod kernels;
 mod onnx;
 mod peers;
 mod python;
+mod tools;
 mod web;
 
 const HELP: &str = "cargo xtask NAME
@@ -33,6 +35,8 @@ const HELP: &str = "cargo xtask NAME
           (needs Debian's Rust and its sources, cross compilers and emulators)
   web     the page of examples/web, in target/web, tried in Node and in a headless Chromium (needs Debian's Rust and its
           sources, wasi-libc, nodejs and chromium)
+  fuzz    the fuzz targets, under AddressSanitizer: cargo xtask fuzz [--seconds N] [TARGET...]
+          (needs a C++ compiler)
   race    sessions on many threads, watched by ThreadSanitizer
   onnxruntime  installs ONNX Runtime, and what the tests of exports to ONNX take, in target/onnxruntime (needs Python)
   gpu-test  compares an NVIDIA GPU with the CPU bit by bit, and measures it
@@ -57,6 +61,7 @@ fn main() -> ExitCode {
             Some("--kernels") => bench_kernels(arguments.get(2).map_or("1", String::as_str)),
             threads => bench(threads.unwrap_or("0")),
         },
+        Some("fuzz") => fuzz::fuzz(&arguments[1..]),
         Some("header") => embed::header(),
         Some("package") => embed::package_command(&arguments[1..]),
         Some("embed") => embed::embed(),

@@ -140,7 +140,9 @@ fn generation_tags_do_nothing() {
     let source = "{% for turn in messages %}{% generation %}{{ turn.role }}{% endgeneration %}\n\
         {%- generation -%}  ,  {%- endgeneration -%} {% endfor %}{% if add_generation_prompt %}!{% endif %}";
     assert_eq!(render(source, &conversation(), &PROMPT).unwrap(), "system,user,assistant,user,!");
-    assert_eq!(without_generation_tags("{% generation"), "{% generation");
+    for unchanged in ["{% generation", "{%}generation", "{%generation%", "generation{%%}"] {
+        assert_eq!(without_generation_tags(unchanged), unchanged);
+    }
 }
 
 #[test]
