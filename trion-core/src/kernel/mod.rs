@@ -43,6 +43,8 @@ mod vector;
 use crate::packing::Packing;
 use proof::{Avx2, Avx512, AvxVnni, Neon, NeonDot, Scalar, Simd128};
 use vector::LINE;
+pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};
+
 /// Proofs of instruction sets; those that this program's processor cannot have are [`absent::Absent`].
 mod proof {
     #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
@@ -67,9 +69,7 @@ mod proof {
     pub(super) type Simd128 = super::quad::Quads<super::simd128::Simd128>;
 }
 
-pub(crate) use vector::{Bf16, CacheFormat, F16, F32, Format, I8, Simd, Vector, add_sums, padded, prefetch_lines};
-
-/// The instruction sets that have a kernel, from the slowest to the fastest.
+/// The instruction sets that have a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Isa {
