@@ -184,14 +184,16 @@ impl Checkpoint {
 
 /// A tokenizer of ten tokens, which covers little of what can be written.
 pub fn tokenizer() -> Value {
+    let added = |id: u32, content: &str| {
+        json!({ "id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": false })
+    };
+    let words = r"\p{N}{1,3}| ?\p{L}+|\s+";
     json!({
-        "added_tokens": [
-            { "id": 1, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false },
-            { "id": 2, "content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false },
-        ],
+        "added_tokens": [added(1, "<s>"), added(2, "</s>")],
         "normalizer": null,
         "pre_tokenizer": { "type": "Sequence", "pretokenizers": [
-            { "type": "Split", "pattern": { "Regex": "\\p{N}{1,3}| ?\\p{L}+|\\s+" }, "behavior": "Isolated", "invert": false },
+            { "type": "Split", "pattern": { "Regex": words }, "behavior": "Isolated", "invert": false },
             { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
         ] },
         "post_processor": { "type": "TemplateProcessing",

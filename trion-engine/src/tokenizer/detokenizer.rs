@@ -59,6 +59,25 @@ pub(crate) struct StringPattern {
     pub(crate) string: String,
 }
 
+/// How many times as long replacements may make a text, all together. Published files make one byte of a space three;
+/// without a bound, each of some dozens of steps could double the text.
+pub(super) const MAX_GROWTH: usize = 64;
+
+/// Refuses replacements that together make a text longer than that.
+pub(super) fn check_growth(growth: usize) -> Result<(), String> {
+    if growth > MAX_GROWTH {
+        return Err(format!("Replace makes a text up to {growth} times as long, at most {MAX_GROWTH} expected"));
+    }
+    Ok(())
+}
+
+impl StringPattern {
+    /// How many times as long a text may become, if `content` takes the place of this string, which is not empty.
+    pub(super) fn growth(&self, content: &str) -> usize {
+        content.len().div_ceil(self.string.len().max(1)).max(1)
+    }
+}
+
 impl Detokenizer {
     /// The detokenizer that does what the steps of `decoder` do.
     ///
@@ -73,10 +92,11 @@ impl Detokenizer {
             return Ok(Self::ByteLevel);
         }
         let mut replace = Vec::new();
-        let (mut byte_fallback, mut fused, mut strip) = (false, false, None);
+        let (mut byte_fallback, mut fused, mut strip, mut growth) = (false, false, None, 1_usize);
         for step in steps {
             match step {
                 Decoder::Replace { pattern, content } if !byte_fallback && !fused && !pattern.string.is_empty() => {
+                    growth = growth.saturating_mul(pattern.growth(&content));
                     replace.push((pattern.string, content));
                 }
                 Decoder::ByteFallback if !byte_fallback && !fused => byte_fallback = true,
@@ -92,6 +112,7 @@ impl Detokenizer {
                 }
             }
         }
+        check_growth(growth)?;
         Ok(Self::SentencePiece { replace, byte_fallback, strip: strip.unwrap_or((' ', 0)) })
     }
 

@@ -9,8 +9,12 @@ use std::fmt;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::detokenizer::{Decoder, Detokenizer, StringPattern};
+use super::detokenizer::{Decoder, Detokenizer, MAX_GROWTH, StringPattern, check_growth};
 use crate::{Error, Result};
+
+/// Most tokens that a template puts around a text; published ones put one or two. Each may stand for many ids, so that
+/// their number grows with the square of the file's size.
+const MAX_AROUND: usize = 256;
 
 /// The checked parts of a `tokenizer.json` that are not left to the `tokenizers` crate.
 pub(crate) struct File {
@@ -94,8 +98,11 @@ enum Normalizer {
     },
     Replace {
         pattern: StringPattern,
+        content: String,
     },
-    Prepend,
+    Prepend {
+        prepend: String,
+    },
     #[serde(rename = "NFC")]
     Nfc,
     #[serde(rename = "NFD")]
@@ -187,10 +194,22 @@ impl Model {
 
 impl Normalizer {
     fn check(&self) -> std::result::Result<(), String> {
+        check_growth(self.growth()?)
+    }
+
+    /// How many times as long this step may make a text.
+    fn growth(&self) -> std::result::Result<usize, String> {
         match self {
-            Self::Sequence { normalizers } => normalizers.iter().try_for_each(Self::check),
-            Self::Replace { pattern } if pattern.string.is_empty() => Err("Replace of an empty string".into()),
-            _ => Ok(()),
+            Self::Sequence { normalizers } => {
+                normalizers.iter().try_fold(1, |growth: usize, step| Ok(growth.saturating_mul(step.growth()?)))
+            }
+            Self::Replace { pattern, .. } if pattern.string.is_empty() => Err("Replace of an empty string".into()),
+            Self::Replace { pattern, content } => Ok(pattern.growth(content)),
+            // It comes before each piece between special tokens, however short that is.
+            Self::Prepend { prepend } if prepend.len() > MAX_GROWTH => {
+                Err(format!("Prepend of {} bytes, at most {MAX_GROWTH} expected", prepend.len()))
+            }
+            _ => Ok(1),
         }
     }
 }
@@ -211,6 +230,9 @@ impl PostProcessor {
                             let token =
                                 special_tokens.get(id).ok_or_else(|| format!("{id:?} is not in special_tokens"))?;
                             if texts == 0 { &mut before } else { &mut after }.extend_from_slice(&token.ids);
+                            if before.len() + after.len() > MAX_AROUND {
+                                return Err(format!("more than {MAX_AROUND} tokens around a text"));
+                            }
                         }
                     }
                 }

@@ -51,6 +51,10 @@ const LLAMA3_VOCABULARY: usize = 128_256;
 /// No known `SentencePiece` vocabulary has a token as long (in bytes); it bounds the time to look for merges.
 const MAX_PIECE_BYTES: usize = 512;
 
+/// Merges of a `SentencePiece` vocabulary for each of its tokens, on average; published ones have two. Where every token is
+/// the beginning and the end of others, merges would take hundreds of times as much memory as the file.
+const MAX_MERGES_PER_TOKEN: usize = 16;
+
 const LLAMA3_PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2_PATTERN: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -349,6 +353,13 @@ impl<'a> GgufVocabulary<'a> {
                 Some(((left, *ids.get(left)?), (right, *ids.get(right)?)))
             }));
             merges[first..].sort_unstable_by_key(|(left, right)| (left.1, right.1));
+            if merges.len() > MAX_MERGES_PER_TOKEN * count.max(MAX_PIECE_BYTES) {
+                let message = format!(
+                    "tokenizer.ggml.tokens: more than {MAX_MERGES_PER_TOKEN} ways for each of {count} tokens to be made of \
+                     two others"
+                );
+                return Err(Error::Tokenizer(message));
+            }
         }
         Ok(merges.into_iter().map(|(left, right)| (left.0, right.0)).collect())
     }

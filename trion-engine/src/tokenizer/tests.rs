@@ -186,6 +186,13 @@ fn broken_gguf_vocabularies_are_refused() {
         let error = tokenizer_json_from_gguf(&vocabulary).unwrap_err().to_string();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+    // Each token is the beginning and the end of all that are longer.
+    let long: Vec<String> = ["a", "b"].iter().flat_map(|c| (1..=200).map(|length| c.repeat(length))).collect();
+    let tokens: Vec<&str> = long.iter().map(String::as_str).collect();
+    let scores = vec![0.0; tokens.len()];
+    let repetitive = GgufVocabulary { model: "llama", tokens, scores, ..GgufVocabulary::default() };
+    let error = tokenizer_json_from_gguf(&repetitive).unwrap_err().to_string();
+    assert!(error.contains("16 ways"), "{error}");
     let json = tokenizer_json_from_gguf(&GgufVocabulary { merges: vec!["a x"], ..base }).unwrap();
     assert!(Tokenizer::from_json(json.as_bytes()).unwrap_err().to_string().contains('x'));
 }
@@ -205,6 +212,12 @@ fn small_file() -> Value {
         "decoder": {"type": "Fuse"},
         "model": {"type": "BPE", "dropout": null, "unk_token": null, "vocab": {"a": 0, "b": 1, "<s>": 2}, "merges": []},
     })
+}
+
+/// Seven steps, each of which makes a text twice as long.
+fn doubling() -> Value {
+    let step = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+    json!({"type": "Sequence", "normalizers": vec![step; 7]})
 }
 
 #[test]
@@ -228,9 +241,14 @@ fn broken_files_are_refused() {
         ("/post_processor/type", json!("BertProcessing"), "BertProcessing"),
         ("/normalizer/type", json!("Precompiled"), "Precompiled"),
         ("/normalizer/pattern/String", json!(""), "empty"),
+        ("/normalizer/content", json!("_".repeat(65)), "65 times as long, at most 64"),
+        ("/normalizer", doubling(), "128 times as long, at most 64"),
+        ("/normalizer", json!({"type": "Prepend", "prepend": "_".repeat(65)}), "Prepend of 65 bytes"),
+        ("/post_processor/special_tokens/<s>/ids", json!([2_u32; 257]), "256 tokens around"),
         ("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "FixedLength"),
         ("/decoder", Value::Null, "decoder"),
         ("/decoder/type", json!("WordPiece"), "WordPiece"),
+        ("/decoder", json!({"type": "Sequence", "decoders": doubling()["normalizers"]}), "128 times as long"),
         ("/version", json!("2.0"), "2.0"),
     ];
     for (place, value, expected) in cases {
