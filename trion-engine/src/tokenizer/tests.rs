@@ -244,7 +244,7 @@ fn broken_files_are_refused() {
         ("/normalizer/content", json!("_".repeat(65)), "65 times as long, at most 64"),
         ("/normalizer", doubling(), "128 times as long, at most 64"),
         ("/normalizer", json!({"type": "Prepend", "prepend": "_".repeat(65)}), "Prepend of 65 bytes"),
-        ("/post_processor/special_tokens/<s>/ids", json!([2_u32; 257]), "256 tokens around"),
+        ("/post_processor/special_tokens/<s>/ids", json!(vec![2_u32; 257]), "256 tokens around"),
         ("/pre_tokenizer", json!({"type": "FixedLength", "length": 0}), "FixedLength"),
         ("/decoder", Value::Null, "decoder"),
         ("/decoder/type", json!("WordPiece"), "WordPiece"),
