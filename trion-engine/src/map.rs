@@ -29,10 +29,10 @@ pub(crate) fn map_file(path: &Path) -> Result<Mmap> {
     }
     #[cfg(not(any(unix, windows)))]
     let map = Mmap::read(&file, usize::try_from(length).unwrap_or(usize::MAX)).map_err(|e| Error::io(path, e))?;
+    #[cfg(any(unix, windows))]
     // SAFETY: the mapping is private and read-only, and everything read from it is plain numbers and text that is
     // checked before use, so other contents than expected are an error and not undefined behaviour. That another
     // process changes or truncates the file meanwhile is ruled out by the contract that docs/security.md states.
-    #[cfg(any(unix, windows))]
     let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
     #[cfg(target_os = "linux")]
     if map.len() >= HUGE_PAGES_FROM {
