@@ -2,6 +2,7 @@
 //! memory.
 
 use std::fs;
+use std::sync::Mutex;
 
 use trion_engine::{Activation, Config, PackOptions, random_model};
 use trion_onnx::check::{CheckOptions, ModeReport, check, default_prompts};
@@ -25,8 +26,8 @@ const CONFIG: Config = Config {
     activation_group: 0,
 };
 
-/// Tokens behind each prompt.
-const TOKENS: usize = 64;
+/// One test at a time, since they measure memory.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Bytes of memory that this process has at most had, since [`reset_peak`].
 fn peak() -> u64 {
@@ -40,11 +41,11 @@ fn reset_peak() {
     fs::write("/proc/self/clear_refs", "5").unwrap();
 }
 
-#[test]
-#[ignore = "takes minutes; cargo xtask test runs it, optimised"]
-fn a_large_model_is_exported_in_little_memory_and_agrees() {
+/// Exports the model, and compares tokens behind so many of the standard prompts.
+fn exported_and_compared(name: &str, prompts: usize, tokens: usize) {
+    let _alone = ALONE.lock();
     let model = random_model(&CONFIG, &PackOptions::default(), 1).unwrap();
-    let directory = scratch("onnx-large").join("export");
+    let directory = scratch(name).join("export");
     reset_peak();
     let before = peak();
     let bytes = export(&model, &directory, &ExportOptions::default()).unwrap();
@@ -58,18 +59,31 @@ fn a_large_model_is_exported_in_little_memory_and_agrees() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let runtime = Runtime::load(Some(&packages.join("onnxruntime/capi/libonnxruntime.so.1.31.1"))).unwrap();
     // Two engines of one thread each do more in the same time than one of two.
-    let prompts = default_prompts(&model, TOKENS).unwrap();
+    let half = prompts / 2;
     std::thread::scope(|scope| {
-        for half in prompts.chunks(10) {
-            let options = CheckOptions { prompts: half.to_vec(), tokens: TOKENS, threads: 1 };
+        for prompts in default_prompts(&model, tokens).unwrap()[..2 * half].chunks(half) {
+            let options = CheckOptions { prompts: prompts.to_vec(), tokens, threads: 1 };
             let (model, directory, runtime) = (&model, &directory, &runtime);
             scope.spawn(move || {
                 let report = check(model, directory, runtime, &options).unwrap();
                 println!("{report}");
                 assert!(report.passed, "{:?}", report.failure);
-                let whole = |mode: &ModeReport| (mode.prompts, mode.greedy_tokens) == (10, 10 * TOKENS as u64);
+                let whole =
+                    |mode: &ModeReport| (mode.prompts, mode.greedy_tokens) == (half as u64, (half * tokens) as u64);
                 assert!(report.modes.len() == 3 && report.modes.iter().all(whole));
             });
         }
     });
+}
+
+#[test]
+#[ignore = "takes a minute; cargo xtask test runs it, optimised"]
+fn a_large_model_is_exported_in_little_memory_and_agrees() {
+    exported_and_compared("onnx-large", 4, 16);
+}
+
+#[test]
+#[ignore = "takes minutes, optimised"]
+fn twenty_prompts_of_a_large_model_agree() {
+    exported_and_compared("onnx-twenty-prompts", 20, 64);
 }

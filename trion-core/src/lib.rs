@@ -1,7 +1,7 @@
 //! The mathematics of ternary language models: `BitNet` b1.58 and its kin.
 //!
 //! Modules in the order that data flows: a [`Config`] gives every size, [`quant`] makes trits and bytes of floats,
-//! [`packing`] lays trits out for the [`kernel`]s, a [`Model`] borrows weights, and a [`Session`] turns tokens into logits
+//! [`packing`] lays trits out for the kernels, a [`Model`] borrows weights, and a [`Session`] turns tokens into logits
 //! in one buffer of the caller's, which a [`Sampler`] turns into the next token.
 //!
 //! Nothing here allocates, panics on any input, reads a clock or keeps global state, and every kernel gives the same

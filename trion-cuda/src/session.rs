@@ -34,7 +34,8 @@ impl CudaSession {
     /// A session without tokens. All its memory is allocated here.
     ///
     /// # Errors
-    /// [`Error::Core`] for options outside their range, [`Error::Memory`] if it does not fit, [`Error::Driver`].
+    /// [`crate::Error::Core`] for options outside their range, [`crate::Error::Memory`] if it does not fit,
+    /// [`crate::Error::Driver`].
     pub fn new(model: &CudaModel, options: SessionOptions) -> Result<Self> {
         let config = model.config();
         let longest = config.max_position_embeddings;
@@ -106,7 +107,7 @@ impl CudaSession {
     /// Appends tokens. [`CudaSession::advance`] computes them; until then the logits from before stay readable.
     ///
     /// # Errors
-    /// [`Error::Core`] for no tokens, a token outside the vocabulary, or more than there are positions for (with
+    /// [`crate::Error::Core`] for no tokens, a token outside the vocabulary, or more than there are positions for (with
     /// [`Logits::All`], more than one batch); the session is unchanged.
     pub fn push(&mut self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
@@ -134,8 +135,8 @@ impl CudaSession {
     /// computes all, 0 nothing.
     ///
     /// # Errors
-    /// [`Error::Core`] if nothing was pushed since the session was made or rewound, [`Error::Driver`] if the GPU fails:
-    /// the batch can be begun again then, if the GPU can be used at all.
+    /// [`crate::Error::Core`] if nothing was pushed since the session was made or rewound, [`crate::Error::Driver`] if the
+    /// GPU fails: the batch can be begun again then, if the GPU can be used at all.
     pub fn advance(&mut self, budget: usize) -> Result<Progress> {
         let progress = self.compute(budget)?;
         if progress == Progress::Ready {
@@ -206,7 +207,7 @@ impl CudaSession {
     /// between. The logits must be ready. Gives the tokens; the logits after the last are ready then.
     ///
     /// # Errors
-    /// [`Error::Core`] if no logits are ready or there are not so many positions, [`Error::Driver`].
+    /// [`crate::Error::Core`] if no logits are ready or there are not so many positions, [`crate::Error::Driver`].
     pub fn greedy(&mut self, count: usize) -> Result<&[u32]> {
         let first = self.tokens.len();
         if self.logits_rows == 0 || self.done != first {
@@ -246,7 +247,7 @@ impl CudaSession {
     /// just those are forgotten that were pushed after the logits: these are ready then.
     ///
     /// # Errors
-    /// [`Error::Core`] if there are fewer tokens.
+    /// [`crate::Error::Core`] if there are fewer tokens.
     pub fn rewind(&mut self, len: usize) -> Result<()> {
         if len > self.tokens.len() {
             return Err(CoreError::RewindBeyond { found: len, limit: self.tokens.len() }.into());
@@ -284,7 +285,7 @@ impl CudaSession {
     /// Copies the logits that [`CudaSession::compute`] left on the device, if any, for [`CudaSession::logits`].
     ///
     /// # Errors
-    /// [`Error::Driver`]; the logits are still on the device then.
+    /// [`crate::Error::Driver`]; the logits are still on the device then.
     pub fn read_logits(&mut self) -> Result<()> {
         if self.logits_rows > 0 && !self.logits_read {
             let count = self.logits_rows * self.work.model.config().vocab_size;

@@ -85,31 +85,57 @@ fn shards_hold_the_text() {
     assert_eq!(pieces[1..], *tokenizer.encode_fast(long.as_str(), false).unwrap().get_ids());
 }
 
-#[test]
-fn a_run_that_is_killed_ends_with_the_weights_of_one_that_is_not() {
-    let directory = prepare("killed");
-    run(&directory, &short("whole"));
-    // Killed in the middle of whatever it does after three steps were recorded, twice.
-    for steps in [3, 5] {
-        let mut child = command(&directory, &short("killed")).spawn().unwrap();
-        let metrics = directory.join("killed/metrics.jsonl");
-        while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
-            assert!(child.try_wait().unwrap().is_none_or(|status| status.success()));
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+/// Starts or goes on with a short run, and kills it in the middle of whatever it does after so many steps were recorded.
+fn kill_after(directory: &Path, to: &str, steps: usize) {
+    let mut child = command(directory, &short(to)).spawn().unwrap();
+    let metrics = directory.join(to).join("metrics.jsonl");
+    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < steps {
+        assert!(child.try_wait().unwrap().is_none_or(|status| status.success()));
+        std::thread::yield_now();
     }
-    run(&directory, &short("killed"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_run_that_fails_ends_with_the_weights_of_one_that_does_not() {
+    let directory = prepare("failed");
+    run(&directory, &short("whole"));
     let read = |run: &str, file: &str| fs::read(directory.join(run).join(file)).unwrap();
-    assert!(read("whole", "checkpoint.safetensors") == read("killed", "checkpoint.safetensors"));
+    kill_after(&directory, "failed", 3);
+
+    // A limit on the size of files is to a program what a full disk is: a write fails in the midst of it.
+    #[cfg(unix)]
+    {
+        let (checkpoint, names) = (read("failed", "checkpoint.safetensors"), names(&directory.join("failed")));
+        let shell = ["-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_trion-train")];
+        let mut limited = Command::new("sh");
+        let output = limited.current_dir(&directory).args(shell).args(short("failed")).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.starts_with("error: failed/checkpoint.safetensors: "), "{error}");
+        assert!(read("failed", "checkpoint.safetensors") == checkpoint);
+        assert_eq!(self::names(&directory.join("failed")), names);
+    }
+
+    kill_after(&directory, "failed", 5);
+    run(&directory, &short("failed"));
+    assert!(read("whole", "checkpoint.safetensors") == read("failed", "checkpoint.safetensors"));
     // The same curve; speeds differ.
     let losses = |run| {
         let text = String::from_utf8(read(run, "metrics.jsonl")).unwrap();
         text.lines().filter(|line| line.contains("\"loss\"")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(losses("whole").len(), 8);
-    assert_eq!(losses("whole"), losses("killed"));
+    assert_eq!(losses("whole"), losses("failed"));
+}
+
+/// Names in a directory, in order.
+#[cfg(unix)]
+fn names(directory: &Path) -> Vec<std::ffi::OsString> {
+    let mut names: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    names
 }
 
 #[cfg(unix)]

@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::sanitizers;
 use crate::tools::tool;
 use crate::{Outcome, root, run, run_with};
 
@@ -19,17 +20,17 @@ const CARGO_C: &str = "0.10.24+cargo-0.98.0";
 const NEEDED: [&str; 4] = ["libc.so", "libm.so", "libgcc_s.so", "ld-linux"];
 
 /// A build of the library.
-struct Build {
+pub(crate) struct Build {
     name: &'static str,
     /// Where it is installed, in the target directory.
     directory: &'static str,
-    options: &'static [&'static str],
+    pub(crate) options: &'static [&'static str],
     /// Bytes that the shared library may have.
     limit: u64,
 }
 
-const FULL: Build = Build { name: "full", directory: "package", options: &[], limit: 9_000_000 };
-const SMALL: Build = Build {
+pub(crate) const FULL: Build = Build { name: "full", directory: "package", options: &[], limit: 9_000_000 };
+pub(crate) const SMALL: Build = Build {
     name: "small",
     directory: "package-small",
     options: &["--no-default-features", "--features", "std"],
@@ -76,9 +77,7 @@ pub(crate) fn package_command(arguments: &[String]) -> Outcome {
 pub(crate) fn embed() -> Outcome {
     let prefix = package_fresh(&FULL)?;
     package_fresh(&SMALL)?;
-    // The command writes the models of the tests for bare metal.
-    run("cargo", &["build", "--release", "--locked", "--bin", "trion"])?;
-    let command = format!("-DTRION_COMMAND={}", target().join("release/trion").display());
+    let command = command()?;
     for (variant, options, tools) in VARIANTS {
         project("tests/c", variant, &prefix, &[options, &[command.as_str()]].concat(), tools)?;
     }
@@ -91,52 +90,30 @@ pub(crate) fn embed() -> Outcome {
     if have(&["love", "xvfb-run"])? {
         run("sh", &["examples/game/test.sh", &prefix.to_string_lossy()])?;
     }
-    race()
-}
-
-/// Runs the C test of threads with the library and the test watched by `ThreadSanitizer`. The standard library is not
-/// compiled anew for it, so races in there would not be seen.
-pub(crate) fn race() -> Outcome {
-    if !have(&["clang"])? {
-        return Ok(());
-    }
-    let objects = target().join("race");
-    fs::create_dir_all(&objects).map_err(|e| format!("{}: {e}", objects.display()))?;
-    let place = |name: &str| objects.join(name).to_string_lossy().into_owned();
-    // The flags are not stable ones.
-    let flags = "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer";
-    let environment = [("RUSTC_BOOTSTRAP", "1"), ("RUSTFLAGS", flags), ("CARGO_TARGET_DIR", &*place("cargo"))];
-    let build = ["build", "--locked", "--package", "trion-ffi", "--target", TRIPLE];
-    run_with(&environment, "cargo", &[&build[..], SMALL.options].concat())?;
-    let sources = ["threads", "support"].map(|name| (format!("tests/c/{name}.c"), place(&format!("{name}.o"))));
-    for (source, object) in &sources {
-        let flags = ["-std=c99", "-D_POSIX_C_SOURCE=200809L", "-DTRION_NO_TEXT", "-g", "-O1", "-fsanitize=thread"];
-        run("clang", &[&flags[..], &["-Iinclude", "-c", source, "-o", object]].concat())?;
-    }
-    // The compiler's own runtime, since clang's may be older than the code that rustc makes.
-    let sysroot = output("rustc", &["--print", "sysroot"])?;
-    let runtime = format!("{}/lib/rustlib/{TRIPLE}/lib/librustc-stable_rt.tsan.a", sysroot.trim());
-    let library = place(&format!("cargo/{TRIPLE}/debug/libtrion.a"));
-    let (program, [(_, threads), (_, support)]) = (place("threads"), &sources);
-    let runtime = ["-Wl,--whole-archive", &runtime, "-Wl,--no-whole-archive"];
-    let system = ["-no-pie", "-lpthread", "-ldl", "-lm", "-lrt"];
-    let objects = ["-o", &program, threads, support, &library];
-    run("clang", &[&objects[..], &runtime, &system].concat())?;
-    run(&program, &["models/tales-14m.safetensors", "tests/golden"])
+    sanitizers::thread()
 }
 
 /// Measures units of work with the installed library: `benches/units.c`.
 pub(crate) fn units() -> Outcome {
-    let prefix = target().join(FULL.directory);
-    if !prefix.exists() {
-        package_fresh(&FULL)?;
-    }
+    let prefix = installed()?;
     let (include, library) = (prefix.join("include"), prefix.join("lib/libtrion.a"));
     let program = target().join("units").to_string_lossy().into_owned();
     let (include, library) = (include.to_string_lossy(), library.to_string_lossy());
     let flags = ["-std=c99", "-O2", "-I", &include, "benches/units.c", &library, "-lpthread", "-ldl", "-lm"];
     run("cc", &[&flags[..], &["-o", &program]].concat())?;
     run(&program, &["models/tales-14m.safetensors"])
+}
+
+/// Builds the command, which writes the models of the tests for bare metal, and gives the option that names it.
+pub(crate) fn command() -> Result<String, String> {
+    run("cargo", &["build", "--release", "--locked", "--bin", "trion"])?;
+    Ok(format!("-DTRION_COMMAND={}", target().join("release/trion").display()))
+}
+
+/// Where the full build is installed, which it is now if it was not.
+pub(crate) fn installed() -> Result<PathBuf, String> {
+    let prefix = target().join(FULL.directory);
+    if prefix.exists() { Ok(prefix) } else { package_fresh(&FULL) }
 }
 
 /// Installs a build into its place in the target directory, without what an earlier one left there.
@@ -255,7 +232,7 @@ fn abi_major(header: &Path) -> Result<String, String> {
 }
 
 /// Builds a project for `CMake` with an installation of the library, and runs its tests.
-fn project(source: &str, variant: &str, prefix: &Path, options: &[&str], tools: &[&str]) -> Outcome {
+pub(crate) fn project(source: &str, variant: &str, prefix: &Path, options: &[&str], tools: &[&str]) -> Outcome {
     println!("{source}, {variant}");
     if !have(&[&["cmake"], tools].concat())? {
         return Ok(());

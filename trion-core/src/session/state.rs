@@ -13,7 +13,8 @@ const HEADER: usize = 8 + 8 + 4 + 4 + 8 + 8 + 8;
 
 impl Session<'_, '_> {
     /// Takes over the tokens, the cache and the logits of `other`, from where the two go separate ways: a fork. The
-    /// sessions may differ in context and batch size. A batch that is under way in `other` is begun again here.
+    /// sessions may differ in context and batch size. A batch that is under way in `other` is begun again here. Of more
+    /// rows of logits than this session has room for none is kept, as in [`Session::load`].
     ///
     /// # Errors
     /// [`Error::State`] for another model or cache type, [`Error::ContextOverflow`] if the tokens do not fit; the session
@@ -75,7 +76,8 @@ impl Session<'_, '_> {
         Ok(expected)
     }
 
-    /// Replaces everything by a saved state.
+    /// Replaces everything by a saved state. Of more rows of logits than this session has room for none is kept: the last
+    /// token is computed once more when its logits are wanted.
     ///
     /// # Errors
     /// [`Error::State`] if the bytes are not a state of this model that fits here, [`Error::TokenOutOfRange`] if they

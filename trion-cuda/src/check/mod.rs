@@ -3,7 +3,7 @@
 //!
 //! A model shows whether all kernels together are right, at the shapes that it has. Here each kernel is launched alone,
 //! as a session launches it, at shapes that nothing divides, with NaN and infinity about, and all memory that is near
-//! its own is looked at afterwards. What is expected comes from [`reference`], which is `docs/numerics.md` written down
+//! its own is looked at afterwards. What is expected comes from `reference.rs`, which is `docs/numerics.md` written down
 //! once more.
 
 mod attention;

@@ -1,7 +1,5 @@
 //! The core without libc, std or an allocator, against the engine.
 
-#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
-
 use std::process::Command;
 
 use trion_engine::{Model, Sampler, SamplerOptions, Serial, Session, SessionOptions};
