@@ -68,8 +68,9 @@ async function photograph() {
     })`;
     // The document may be replaced while it is asked.
     let found;
-    for (let tries = 0; !found?.written && !found?.failed && tries < 20; tries++) {
-      const { result } = await page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true }).catch(() => ({}));
+    for (let tries = 0; !found?.written && !found?.failed && tries < 200; tries++) {
+      const question = page("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true });
+      const { result } = await question.catch(() => new Promise((resolve) => setTimeout(resolve, 50, {})));
       found = result?.value;
     }
     if (!found?.written) throw new Error(`the page: ${found?.failed ?? "does not answer"}`);

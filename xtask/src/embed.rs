@@ -78,8 +78,8 @@ pub(crate) fn embed() -> Outcome {
     let prefix = package_fresh(&FULL)?;
     package_fresh(&SMALL)?;
     let command = command()?;
-    for (variant, options, tools) in VARIANTS {
-        project("tests/c", variant, &prefix, &[options, &[command.as_str()]].concat(), tools)?;
+    for (variant, ..) in VARIANTS {
+        c_tests(variant, &prefix, &command)?;
     }
     // The tests in C++ read the documents with Python.
     for (source, tools) in [("tests/cpp", &["python3"][..]), ("examples/c", &[]), ("examples/cpp", &[])] {
@@ -102,6 +102,13 @@ pub(crate) fn units() -> Outcome {
     let flags = ["-std=c99", "-O2", "-I", &include, "benches/units.c", &library, "-lpthread", "-ldl", "-lm"];
     run("cc", &[&flags[..], &["-o", &program]].concat())?;
     run(&program, &["models/tales-14m.safetensors"])
+}
+
+/// The tests in C in one of [`VARIANTS`], with an installed library and the option that names the command.
+pub(crate) fn c_tests(variant: &str, prefix: &Path, command: &str) -> Outcome {
+    let found = VARIANTS.iter().find(|(name, ..)| *name == variant);
+    let (_, options, tools) = found.ok_or_else(|| format!("{variant}: no variant of the tests in C"))?;
+    project("tests/c", variant, prefix, &[options, &[command][..]].concat(), tools)
 }
 
 /// Builds the command, which writes the models of the tests for bare metal, and gives the option that names it.

@@ -39,8 +39,8 @@ const HELP: &str = "cargo xtask NAME
           sources, wasi-libc, nodejs and chromium)
   fuzz    the fuzz targets, under AddressSanitizer: cargo xtask fuzz [--seconds N] [TARGET...]
           (needs a C++ compiler)
-  sanitize  the tests in C with a library that AddressSanitizer watches, and sessions on many threads with one that
-          ThreadSanitizer watches: cargo xtask sanitize [address|thread]
+  sanitize  the tests in C with a library that AddressSanitizer watches, sessions on many threads with one that
+          ThreadSanitizer watches, and the tests under valgrind: cargo xtask sanitize [address|thread|valgrind]
   api     compares the public items of the libraries in Rust with those recorded: cargo xtask api [--write]
   deny    licences and sources of dependencies, and what is known against them: cargo xtask deny [--advisories]
   oldest  compiles every package with the oldest Rust that it states (needs rustup)

@@ -1,23 +1,29 @@
-//! The C library compiled for a sanitizer, so that every access of its own is watched and not only those of its caller,
-//! and the tests in C with it.
+//! The tests in C with a library of which every access is watched: compiled for a sanitizer, or under valgrind.
 
 use std::fs;
 use std::path::PathBuf;
 
-use crate::embed::{FULL, SMALL, TRIPLE, command, have, installed, output, project, remove, target};
+use crate::embed::{FULL, SMALL, TRIPLE, c_tests, command, have, installed, output, project, remove, target};
 use crate::{Outcome, run, run_with};
 
-/// `cargo xtask sanitize [address|thread]`: one of them, or both.
+/// `cargo xtask sanitize [address|thread|valgrind]`: one of them, or all.
 pub(crate) fn sanitize(arguments: &[String]) -> Outcome {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [] => {
             address()?;
-            thread()
+            thread()?;
+            valgrind()
         }
         ["address"] => address(),
         ["thread"] => thread(),
-        _ => Err(format!("{}: expected address or thread", arguments.join(" "))),
+        ["valgrind"] => valgrind(),
+        _ => Err(format!("{}: expected address, thread or valgrind", arguments.join(" "))),
     }
+}
+
+/// Every test in C under valgrind, with the library as it is installed.
+fn valgrind() -> Outcome {
+    c_tests("valgrind", &installed()?, &command()?)
 }
 
 /// Every test in C, with the library and the test watched by `AddressSanitizer`.
