@@ -17,8 +17,8 @@ const PUBLIC_API: &str = "0.52.0";
 
 const CARGO_DENY: &str = "0.20.2";
 
-/// Lists the public items of every library with all features, whose documentation must have no broken links, and compares them with `api.txt` beside its sources; or with `--write` writes
-/// that file.
+/// Lists the public items of every library with all features, and compares them with `api.txt` beside its sources; or with
+/// `--write` writes that file. A broken link in what is said of them is an error.
 pub(crate) fn api(arguments: &[String]) -> Outcome {
     let write = match arguments {
         [] => false,
@@ -32,17 +32,14 @@ pub(crate) fn api(arguments: &[String]) -> Outcome {
         ("RUSTDOC", &*rustdoc.to_string_lossy()),
         ("RUSTDOCFLAGS", "-Dwarnings -Zunstable-options --output-format json"),
     ];
-    run_with(
-        &environment,
-        "cargo",
-        &[&["doc", "--locked", "--no-deps", "--lib", "--all-features"], &packages[..]].concat(),
-    )?;
+    let doc = ["doc", "--locked", "--no-deps", "--lib", "--all-features"];
+    run_with(&environment, "cargo", &[&doc[..], &packages].concat())?;
     let mut changed = Vec::new();
     for library in LIBRARIES {
         let json = target().join("doc").join(format!("{}.json", library.replace('-', "_")));
         // Without what the compiler gives to every type, or derives.
-        let listing =
-            output(&program.to_string_lossy(), &["--rustdoc-json", &json.to_string_lossy(), "-sss", "--color=never"])?;
+        let which = ["--rustdoc-json", &*json.to_string_lossy(), "-sss", "--color=never"];
+        let listing = output(&program.to_string_lossy(), &which)?;
         let record = root().join(library).join("api.txt");
         if write {
             fs::write(&record, &listing).map_err(|e| format!("{}: {e}", record.display()))?;
