@@ -3,10 +3,13 @@
 
 #![cfg(target_os = "linux")]
 
+use std::env;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use trion_engine::{Model, Serial, Session, SessionOptions};
 use trion_tests::{root, scratch};
 
 const CHECKPOINT: &str = "tests/golden/bitnet_online";
@@ -64,4 +67,32 @@ fn memory_that_is_not_there_is_an_error() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("no memory for ") && error.contains(" bytes: "), "{error}");
+}
+
+/// In a process of its own: how the model is opened, and its file.
+const VICTIM: &str = "TRION_TEST_VICTIM";
+
+/// The signal of an access to a page that no file has.
+const SIGBUS: i32 = 7;
+
+/// What `docs/security.md` says of mapped files: nothing can be done about one that is truncated but to read it instead.
+#[test]
+fn a_mapped_file_that_is_truncated_ends_the_process_and_one_that_was_read_does_not() {
+    if let Ok(victim) = env::var(VICTIM) {
+        let (how, file) = victim.split_once(' ').unwrap();
+        let read = || Model::from_bytes(&fs::read(file).unwrap());
+        let model = if how == "mapped" { Model::open(file) } else { read() }.unwrap();
+        let mut session = Session::new(&model, SessionOptions::new(64)).unwrap();
+        fs::File::options().write(true).open(file).unwrap().set_len(0).unwrap();
+        session.evaluate(&[1, 2, 3], &Serial).unwrap();
+        return;
+    }
+    for (how, signal) in [("mapped", Some(SIGBUS)), ("read", None)] {
+        let file = scratch("truncated").join("packed.safetensors");
+        fs::copy(root().join("models/micro.safetensors"), &file).unwrap();
+        let this = "a_mapped_file_that_is_truncated_ends_the_process_and_one_that_was_read_does_not";
+        let mut process = Command::new(env::current_exe().unwrap());
+        let output = process.args(["--exact", this]).env(VICTIM, format!("{how} {}", file.display())).output().unwrap();
+        assert_eq!((output.status.signal(), output.status.success()), (signal, signal.is_none()), "{how}: {output:?}");
+    }
 }
