@@ -52,8 +52,8 @@ pub fn run(bytes: &[u8]) {
     assert!(loaded.tokens().iter().all(|token| (*token as usize) < MODEL.config().vocab_size));
     let tokens = state[TOKENS..].as_chunks::<4>().0.iter().map(|le| u32::from_le_bytes(*le));
     assert!(loaded.tokens().iter().copied().eq(tokens.take(loaded.tokens().len())));
-    let rows = state[ROWS].try_into().map_or(0, usize::from_le_bytes);
-    if rows <= if choice & 2 == 0 { 1 } else { MAX_BATCH } {
+    let rows = state[ROWS].try_into().map_or(0, u64::from_le_bytes);
+    if rows <= if choice & 2 == 0 { 1 } else { MAX_BATCH as u64 } {
         assert_eq!(loaded.save().expect("a state"), state, "a state that was loaded is saved as it was");
     } else {
         assert_eq!(loaded.logits(), None, "logits for which there is no room are computed anew when they are wanted");

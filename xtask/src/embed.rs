@@ -95,7 +95,7 @@ pub(crate) fn embed() -> Outcome {
 
 /// Measures units of work with the installed library: `benches/units.c`.
 pub(crate) fn units() -> Outcome {
-    let prefix = installed()?;
+    let prefix = package_fresh(&FULL)?;
     let (include, library) = (prefix.join("include"), prefix.join("lib/libtrion.a"));
     let program = target().join("units").to_string_lossy().into_owned();
     let (include, library) = (include.to_string_lossy(), library.to_string_lossy());
@@ -117,14 +117,8 @@ pub(crate) fn command() -> Result<String, String> {
     Ok(format!("-DTRION_COMMAND={}", target().join("release/trion").display()))
 }
 
-/// Where the full build is installed, which it is now if it was not.
-pub(crate) fn installed() -> Result<PathBuf, String> {
-    let prefix = target().join(FULL.directory);
-    if prefix.exists() { Ok(prefix) } else { package_fresh(&FULL) }
-}
-
 /// Installs a build into its place in the target directory, without what an earlier one left there.
-fn package_fresh(build: &Build) -> Result<PathBuf, String> {
+pub(crate) fn package_fresh(build: &Build) -> Result<PathBuf, String> {
     let prefix = target().join(build.directory);
     remove(&prefix)?;
     package(build, &prefix)?;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::embed::{FULL, SMALL, TRIPLE, c_tests, command, have, installed, output, project, remove, target};
+use crate::embed::{FULL, SMALL, TRIPLE, c_tests, command, have, output, package_fresh, project, remove, target};
 use crate::{Outcome, run, run_with};
 
 /// `cargo xtask sanitize [address|thread|valgrind]`: one of them, or all.
@@ -23,12 +23,12 @@ pub(crate) fn sanitize(arguments: &[String]) -> Outcome {
 
 /// Every test in C under valgrind, with the library as it is installed.
 fn valgrind() -> Outcome {
-    c_tests("valgrind", &installed()?, &command()?)
+    c_tests("valgrind", &package_fresh(&FULL)?, &command()?)
 }
 
 /// Every test in C, with the library and the test watched by `AddressSanitizer`.
 fn address() -> Outcome {
-    let installed = installed()?;
+    let installed = package_fresh(&FULL)?;
     let library = build("address", FULL.options)?;
     let prefix = objects("address").join("package");
     remove(&prefix)?;
